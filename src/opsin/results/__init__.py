@@ -1,0 +1,1 @@
+"""What a prediction is, one kind per file: NumPy only, validated when made, in pixels of the original image."""

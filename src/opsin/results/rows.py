@@ -1,0 +1,103 @@
+"""Rows: one table line per evaluated sample, from which every metric, interval, slice and comparison is computed.
+
+Metrics are functions of rows and weights. An interval reweights rows, a paired test joins two tables by id, a slice
+filters, shards of several processes concatenate. So rows are kept on disk (`predictions/`) and nothing else has to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opsin.errors import DataError, ShapeError
+
+
+class Rows:
+    """A table of named columns with one entry per sample; `id` (str) is always among them and is unique.
+
+    Args:
+        columns: name to array, each with first axis N; further axes are allowed (scores are (N, K)).
+
+    Raises:
+        ShapeError: if columns differ in length or `id` is missing.
+    """
+
+    def __init__(self, columns: Mapping[str, Any]) -> None:
+        self.columns: dict[str, NDArray[Any]] = {name: np.asarray(values) for name, values in columns.items()}
+        if "id" not in self.columns:
+            raise ShapeError(f"Rows need a column 'id'; given: {sorted(self.columns)}.")
+        lengths = {name: len(values) for name, values in self.columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise ShapeError(f"Rows need columns of equal length; given: {lengths}.")
+
+    def __len__(self) -> int:
+        return len(self.columns["id"])
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.columns[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.columns
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    @property
+    def ids(self) -> NDArray[np.str_]:
+        """Sample ids, shape (N,)."""
+        return self.columns["id"]
+
+    @classmethod
+    def collect(cls, rows: Sequence[Mapping[str, Any]]) -> Rows:
+        """Stack per-sample mappings with the same keys into one table."""
+        if not rows:
+            raise DataError("No sample was evaluated: the part of the data is empty.")
+        return cls({name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]})
+
+    @classmethod
+    def concatenate(cls, tables: Iterable[Rows]) -> Rows:
+        """Put tables with the same columns one after the other."""
+        parts = [table for table in tables if len(table)]
+        if not parts:
+            raise DataError("No sample was evaluated: the part of the data is empty.")
+        return cls({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+    def select(self, which: NDArray[Any]) -> Rows:
+        """Keep the rows that an index array or a boolean mask (N,) names."""
+        return Rows({name: values[which] for name, values in self.columns.items()})
+
+    def sorted_by_id(self) -> Rows:
+        """Order rows by id, so that tables made by any number of processes are equal."""
+        return self.select(np.argsort(self.ids, kind="stable"))
+
+    def join(self, other: Rows) -> tuple[Rows, Rows]:
+        """Pair two tables by id, both in the order of this one.
+
+        Raises:
+            DataError: if the ids differ; the message counts and names some.
+        """
+        mine, theirs = set(self.ids.tolist()), set(other.ids.tolist())
+        if mine != theirs:
+            only = sorted(mine ^ theirs)
+            raise DataError(
+                f"The two sets of predictions are not over the same samples: {len(mine - theirs)} ids only in the "
+                f"first, {len(theirs - mine)} only in the second (e.g. {only[0]}). A paired comparison needs the same "
+                f"test ids; train both runs with the same split (--split-from RUN)."
+            )
+        place = {name: i for i, name in enumerate(other.ids.tolist())}
+        return self, other.select(np.array([place[name] for name in self.ids.tolist()], dtype=np.int64))
+
+    def save(self, path: Path) -> None:
+        """Write the table as an .npz file that holds no pickle."""
+        with Path(path).open("wb") as file:
+            np.savez_compressed(file, **self.columns)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: Path) -> Rows:
+        """Read a table written by `save`."""
+        with np.load(path, allow_pickle=False) as archive:
+            return cls({name: archive[name] for name in archive.files})

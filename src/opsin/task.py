@@ -1,0 +1,264 @@
+"""The Task contract: all that engine, evaluation, export, explain and serve know of a task.
+
+One batch goes through a training step like this: the loader calls `prepare` for every sample and `collate` for the batch,
+the engine calls `augment` once for the whole batch on the device, then `training_step` for every micro-batch. A picture
+to predict goes through `prepare`, `collate`, the model (torch or any runtime) and `predict_step`.
+
+Shapes: B batch, C channels, H W height and width.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from opsin.recipe import Settings
+from opsin.registry import Registry
+from opsin.results.rows import Rows
+from opsin.results.section import Note, Section
+from opsin.seeding import Keys
+
+tasks = Registry("task", "opsin.tasks")
+
+
+class TaskSettings(Settings):
+    """What a task needs to know to be rebuilt; stored in the bundle. Each task has its own subclass."""
+
+
+class ImageSpec(NamedTuple):
+    """What the pictures of a data set are: channels, dtype and value range, so that no bit is lost unseen.
+
+    `dtype` is "uint8", "uint16" or "float32"; `range` is the (low, high) that the type can hold or the file declares.
+    """
+
+    channels: int = 3
+    dtype: str = "uint8"
+    range: tuple[float, float] = (0.0, 255.0)
+
+
+@dataclass
+class Sample:
+    """One element of a data set, as read.
+
+    Args:
+        id: the relative POSIX path (NFC), plus `#index` when a file holds several.
+        image: (C, H, W) uint8, uint16 or float32, EXIF orientation applied.
+        target: what the task of the data set needs, in pixels of this image; for classification head name to value.
+    """
+
+    id: str
+    image: Tensor
+    target: dict[str, Any] = field(default_factory=dict)
+
+
+class Geometry(NamedTuple):
+    """Where the model's input came from: a point (x, y) of the input is `scale * (x, y) + offset` in the original."""
+
+    original_size: tuple[int, int]  # (H, W)
+    input_size: tuple[int, int]  # (H, W)
+    scale: tuple[float, float] = (1.0, 1.0)  # x, y
+    offset: tuple[float, float] = (0.0, 0.0)  # x, y
+
+
+class Prepared(NamedTuple):
+    """One sample after `prepare`: input and target moved together, and the target as it was in the original."""
+
+    id: str
+    inputs: Tensor  # (C, H, W)
+    target: dict[str, Any]
+    geometry: Geometry
+    original: dict[str, Any]
+
+
+def _rows_of(value: Any, start: int, stop: int) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _rows_of(part, start, stop) for name, part in value.items()}
+    return value[start:stop]
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {name: _moved(part, device) for name, part in value.items()}
+    if isinstance(value, list) and value and isinstance(value[0], Tensor):
+        return [part.to(device, non_blocking=True) for part in value]
+    return value
+
+
+@dataclass
+class Batch:
+    """A process's share of a global batch.
+
+    Args:
+        inputs: (B + extra, C, H, W), uint8 (or uint16, float32 for deep pictures); a list when sizes differ.
+        targets: name to tensor with first axis B + extra, or lists.
+        geometry, originals, ids: one entry per own sample (B), for predictions in original pixels.
+        keys: (B + extra,) uint64, the random key of every sample.
+        partners: (B,) positions in `inputs` of the samples to mix with, or None. Partners come from the *global* batch:
+            those that other processes own lie in the `extra` last places, and `augment` cuts them off.
+    """
+
+    inputs: Any
+    targets: dict[str, Any]
+    geometry: list[Geometry]
+    originals: list[dict[str, Any]]
+    ids: list[str]
+    keys: Keys
+    partners: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device) -> Batch:
+        """Move every tensor to the device."""
+        return replace(self, inputs=_moved(self.inputs, device), targets=_moved(self.targets, device))
+
+    def split(self, size: int) -> list[Batch]:
+        """Cut into micro-batches of at most `size` samples (after `augment`, so without extra samples)."""
+        if len(self) <= size:
+            return [self]
+        return [
+            Batch(**{f.name: None if getattr(self, f.name) is None else _rows_of(getattr(self, f.name), i, i + size) for f in fields(self)})
+            for i in range(0, len(self), size)
+        ]
+
+
+class Part(NamedTuple):
+    """One term of a loss, as a sum and the count that it will be divided by, once and globally.
+
+    `sum` is a scalar tensor with gradient; `count` is how many things were summed (samples, boxes, unmasked labels).
+    """
+
+    sum: Tensor
+    count: Tensor | float
+    weight: float = 1.0
+
+
+Loss = dict[str, Part]
+
+
+class Monitor(NamedTuple):
+    """The metric that chooses the best model on the validation part."""
+
+    name: str
+    higher_is_better: bool = True
+
+
+S = TypeVar("S", bound=TaskSettings)
+
+
+class Task(abc.ABC, Generic[S]):
+    """A kind of work: what is learned from a sample, what a prediction is and how it is judged.
+
+    A subclass is one file in `opsin.tasks`, named by the verb a person types, and sets `settings_type`. A concrete
+    method is never overridden in a second level of inheritance.
+    """
+
+    phases: ClassVar[tuple[str, ...]] = ("main",)
+    coupled: ClassVar[bool] = False
+    settings_type: ClassVar[type[TaskSettings]] = TaskSettings
+
+    def __init__(self, settings: S) -> None:
+        self.settings = settings
+
+    # From a sample to a batch -----------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def prepare(self, sample: Sample, key: int, train: bool) -> Prepared:
+        """Bring one sample to the model's input: image and target together, random parts from `key` alone."""
+
+    @abc.abstractmethod
+    def collate(self, samples: Sequence[Prepared], keys: Keys) -> Batch:
+        """Put prepared samples into one batch."""
+
+    def partners(self, keys: Keys) -> NDArray[np.int64] | None:
+        """For mixing augmentations: whom each sample of the *global* batch (keys (B,)) is mixed with, or None."""
+        del keys
+        return None
+
+    def augment(self, batch: Batch) -> Batch:
+        """Augment a whole training batch on its device; returns the own samples only."""
+        return batch
+
+    # Training ---------------------------------------------------------------------------------------------------------
+
+    def counts(self, batch: Batch, phase: str) -> dict[str, float]:
+        """Counts per loss part that are known from the targets alone; the others are taken from `training_step`."""
+        del batch, phase
+        return {}
+
+    @abc.abstractmethod
+    def training_step(self, model: nn.Module, batch: Batch, phase: str) -> Loss:
+        """The loss of a micro-batch as named parts. Calls `model(...)` only, never its parts."""
+
+    def parameters(self, model: nn.Module, phase: str) -> Iterable[tuple[str, nn.Parameter]]:
+        """Named parameters that a phase trains; all of them by default."""
+        del phase
+        return model.named_parameters()
+
+    def gather(self, features: Tensor) -> Tensor:
+        """For coupled tasks: the rows of all processes, own gradient kept; the engine replaces it when there are several."""
+        return features
+
+    # Prediction and judgement -----------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def predict_step(self, outputs: Mapping[str, NDArray[Any]], ids: Sequence[str], geometry: Sequence[Geometry]) -> list[Any]:
+        """Turn model outputs (arrays by name, from any runtime) into one result per picture, in original pixels."""
+
+    @abc.abstractmethod
+    def score(self, result: Any, target: Mapping[str, Any]) -> dict[str, Any]:
+        """One row: everything that metrics, intervals and comparisons need of this sample."""
+
+    @abc.abstractmethod
+    def summarize(self, rows: Rows, weights: NDArray[Any] | None = None) -> dict[str, Any]:
+        """Metrics of rows under weights: values of shape () for weights None or (N,), of shape (R,) for (R, N)."""
+
+    @property
+    @abc.abstractmethod
+    def monitor(self) -> Monitor:
+        """The metric that picks the best model."""
+
+    @abc.abstractmethod
+    def example_inputs(self, batch_size: int = 1) -> Tensor:
+        """Inputs of the right shape and type, for export and cost."""
+
+    # What a report shows; all optional --------------------------------------------------------------------------------
+
+    def calibrate(self, rows: Rows) -> S:
+        """Settings with operating points chosen on the rows of the validation part."""
+        del rows
+        return self.settings
+
+    def sections(self, rows: Rows) -> list[Section]:
+        """Tables, matrices, curves and galleries for the report."""
+        del rows
+        return []
+
+    def warnings(self, rows: Rows, train_metrics: Mapping[str, float] | None = None) -> list[Note]:
+        """What a reader must be told before believing the metrics."""
+        del rows, train_metrics
+        return []
+
+    def check_batch(self, model: nn.Module, batch: Batch) -> Iterator[Note]:
+        """Preflight findings that only the task can see (label range, loss at the start, outputs against targets)."""
+        del model, batch
+        return iter(())
+
+
+def as_arrays(outputs: Any) -> dict[str, NDArray[Any]]:
+    """Turn the NamedTuple that a model returns (or a bare tensor, called `logits`) into float32 arrays by name."""
+    named = outputs._asdict() if hasattr(outputs, "_asdict") else {"logits": outputs}
+    return {
+        name: (value.detach().float() if value.is_floating_point() else value.detach()).cpu().numpy()
+        for name, value in named.items()
+        if isinstance(value, Tensor)
+    }
