@@ -1,0 +1,1 @@
+"""One task per file, named by the verb a person types."""
