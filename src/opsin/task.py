@@ -169,6 +169,36 @@ class Task(abc.ABC, Generic[S]):
     def __init__(self, settings: S) -> None:
         self.settings = settings
 
+    # From data to settings, from settings to a model -----------------------------------------------------------------
+
+    @classmethod
+    @abc.abstractmethod
+    def infer(cls, data: Any, indices: NDArray[np.int64], given: Mapping[str, Any]) -> S:
+        """Complete settings: what a person gave, and the rest from the training samples (class names, size, mean).
+
+        Args:
+            data: the data set (`opsin.data.dataset.Dataset`).
+            indices: positions of the training part; nothing else may be looked at.
+            given: settings as given, by field name.
+
+        Raises:
+            DataError: if the data set has no such targets; the message says what it has.
+        """
+
+    @property
+    @abc.abstractmethod
+    def model_facts(self) -> dict[str, Any]:
+        """What a network must fit: `in_channels`, `num_outputs`, `image_size` (H, W)."""
+
+    def assemble(self, network: nn.Module) -> nn.Module:
+        """Put what belongs to the model but not to the architecture around it, e.g. pixel normalization."""
+        return network
+
+    @property
+    def static_prepare(self) -> bool:
+        """Whether `prepare` is the same in training and evaluation and gives inputs of one size."""
+        return False
+
     # From a sample to a batch -----------------------------------------------------------------------------------------
 
     @abc.abstractmethod

@@ -245,9 +245,7 @@ def balanced_accuracy(scores: npt.ArrayLike, target: npt.ArrayLike, weights: Wei
 def per_class(scores: npt.ArrayLike, target: npt.ArrayLike, weights: Weights = None) -> PerClass:
     """Precision, recall, F1 and support of each class; (K,) or (R, K), nan where undefined."""
     counts = counts_of_scores(scores, target, weights)
-    return PerClass(
-        counts.precision_per_class(), counts.recall_per_class(), counts.f1_per_class(), counts.support
-    )
+    return PerClass(counts.precision_per_class(), counts.recall_per_class(), counts.f1_per_class(), counts.support)
 
 
 def precision(
@@ -277,9 +275,7 @@ def recall(
     return counts.average(counts.recall_per_class(), average)
 
 
-def f1(
-    scores: npt.ArrayLike, target: npt.ArrayLike, weights: Weights = None, average: Average = "macro"
-) -> FloatArray:
+def f1(scores: npt.ArrayLike, target: npt.ArrayLike, weights: Weights = None, average: Average = "macro") -> FloatArray:
     """Harmonic mean of precision and recall; () or (R,) in [0, 1]. Averages as in `precision`."""
     counts = counts_of_scores(scores, target, weights)
     return counts.average(counts.f1_per_class(), average)
@@ -334,16 +330,12 @@ def specificity(
     return binary_counts(scores, target, threshold, weights).specificity()
 
 
-def ppv(
-    scores: npt.ArrayLike, target: npt.ArrayLike, threshold: float = 0.5, weights: Weights = None
-) -> FloatArray:
+def ppv(scores: npt.ArrayLike, target: npt.ArrayLike, threshold: float = 0.5, weights: Weights = None) -> FloatArray:
     """Of the rows called positive, the share that is positive; () or (R,) in [0, 1]. Args as `binary_counts`."""
     return binary_counts(scores, target, threshold, weights).ppv()
 
 
-def npv(
-    scores: npt.ArrayLike, target: npt.ArrayLike, threshold: float = 0.5, weights: Weights = None
-) -> FloatArray:
+def npv(scores: npt.ArrayLike, target: npt.ArrayLike, threshold: float = 0.5, weights: Weights = None) -> FloatArray:
     """Of the rows called negative, the share that is negative; () or (R,) in [0, 1]. Args as `binary_counts`."""
     return binary_counts(scores, target, threshold, weights).npv()
 

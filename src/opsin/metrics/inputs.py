@@ -52,7 +52,7 @@ def over_replicates(compute: Callable[[FloatArray], FloatArray], weights: Weight
 
 
 def _checked(chunk: npt.NDArray[Any]) -> FloatArray:
-    weights = np.ascontiguousarray(chunk, dtype=np.float64)
+    weights: FloatArray = np.ascontiguousarray(chunk, dtype=np.float64)
     if weights.size and not (weights.min() >= 0 and np.isfinite(weights.max())):
         raise DataError("weights hold a negative or non-finite value; expected finite numbers, zero or larger.")
     return weights
@@ -61,7 +61,9 @@ def _checked(chunk: npt.NDArray[Any]) -> FloatArray:
 def ratio(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> FloatArray:
     """Numerator / denominator with nan wherever the denominator is not positive: an undefined ratio stays undefined."""
     top, bottom = np.broadcast_arrays(np.asarray(numerator, np.float64), np.asarray(denominator, np.float64))
-    return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
+    quotient: FloatArray = np.full(top.shape, np.nan)
+    np.divide(top, bottom, out=quotient, where=bottom > 0)
+    return quotient
 
 
 def mean_of_defined(values: FloatArray, weights: FloatArray | None = None) -> FloatArray:
@@ -72,7 +74,7 @@ def mean_of_defined(values: FloatArray, weights: FloatArray | None = None) -> Fl
         weights: (..., K), what each value counts; None counts each once.
     """
     mass = np.where(np.isnan(values), 0.0, 1.0 if weights is None else weights)
-    return ratio((np.nan_to_num(values, posinf=np.inf, neginf=-np.inf) * mass).sum(-1), mass.sum(-1))
+    return ratio((np.where(np.isnan(values), 0.0, values) * mass).sum(-1), mass.sum(-1))
 
 
 def check_labels(labels: npt.ArrayLike, num_classes: int, name: str = "target") -> IntArray:

@@ -53,9 +53,7 @@ def brier(scores: npt.ArrayLike, target: npt.ArrayLike, weights: Weights = None)
     return over_replicates(lambda chunk: ratio(chunk @ loss, chunk.sum(1)), weights, len(labels))
 
 
-def ece(
-    scores: npt.ArrayLike, target: npt.ArrayLike, weights: Weights = None, num_bins: int = 15
-) -> FloatArray:
+def ece(scores: npt.ArrayLike, target: npt.ArrayLike, weights: Weights = None, num_bins: int = 15) -> FloatArray:
     """Expected calibration error: how far confidence and accuracy lie apart, () or (R,) in [0, 1], 0 is calibrated.
 
     sum_b mass_b |accuracy_b - confidence_b| over bins of equal mass of the largest probability (Nixon et al. 2019 for

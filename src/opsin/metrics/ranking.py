@@ -144,9 +144,7 @@ def average_precision(scores: npt.ArrayLike, target: npt.ArrayLike, weights: Wei
     return binary_areas(scores, target, weights)[1]
 
 
-def class_areas(
-    scores: npt.ArrayLike, target: npt.ArrayLike, weights: Weights = None
-) -> tuple[FloatArray, FloatArray]:
+def class_areas(scores: npt.ArrayLike, target: npt.ArrayLike, weights: Weights = None) -> tuple[FloatArray, FloatArray]:
     """AUROC and average precision of each class against the rest, from one pass.
 
     Args:

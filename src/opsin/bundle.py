@@ -1,0 +1,220 @@
+"""A bundle: one folder with weights, architecture, task, preprocessing, class names, metrics, license and lineage.
+
+    bundle.json            everything but the weights, as plain JSON
+    weights.safetensors    the weights; no code in it
+
+Nothing here knows a task: the task's settings are rebuilt through its own class.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from opsin import __version__
+from opsin.errors import CheckpointError, ConfigError
+from opsin.models import ModelSpec, build
+from opsin.runtimes.torch import TorchRuntime
+from opsin.task import Sample, Task, tasks
+
+VERSION = 1
+
+
+@dataclass
+class Bundle:
+    """A model that can predict: load one with `opsin.load(folder)`.
+
+    Args:
+        task: with its settings.
+        spec: how the network is built.
+        model: the assembled model (network and pixel normalization).
+        info: free of code: data card, metrics, license, lineage, conversions, precision.
+        folder: where it was loaded from.
+    """
+
+    task: Task[Any]
+    task_name: str
+    spec: ModelSpec
+    model: nn.Module
+    info: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+
+    # On disk ---------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the bundle; an existing one is replaced as a whole, never half.
+
+        Raises:
+            ConfigError: if the folder exists and is no bundle.
+        """
+        folder = Path(folder)
+        if folder.exists() and not (folder / "bundle.json").exists() and any(folder.iterdir()):
+            raise ConfigError(f"{folder} exists and is not a bundle. Choose another folder.")
+        aside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        tensors = {name: t.detach().cpu().contiguous().clone() for name, t in self.model.state_dict().items()}
+        save_file(tensors, aside / "weights.safetensors")
+        checksum = hashlib.sha256((aside / "weights.safetensors").read_bytes()).hexdigest()
+        record = {
+            "format": "opsin-bundle",
+            "version": VERSION,
+            "opsin": __version__,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "task": {"name": self.task_name, "settings": self.task.settings.model_dump(mode="json")},
+            "model": self.spec.to_dict(),
+            "weights": {"file": "weights.safetensors", "sha256": checksum},
+            **self.info,
+        }
+        (aside / "bundle.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        aside.rename(folder)
+        self.folder = folder
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path | str, model: nn.Module | None = None) -> Bundle:
+        """Read a bundle.
+
+        Args:
+            folder: holds `bundle.json`.
+            model: the network, when it was given to training as an object and cannot be built by name.
+
+        Raises:
+            CheckpointError: if files are missing or damaged, or the weights do not fit.
+        """
+        folder = Path(folder)
+        try:
+            record = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{folder} is not a bundle: it has no bundle.json.") from error
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{folder / 'bundle.json'} cannot be read: {error}") from error
+        if record.get("format") != "opsin-bundle" or record.get("version", 0) > VERSION:
+            raise CheckpointError(f"{folder / 'bundle.json'} has version {record.get('version')!r}; this opsin reads up to {VERSION}.")
+        kind = tasks.get(record["task"]["name"])
+        task: Task[Any] = kind(kind.settings_type.model_validate(record["task"]["settings"]))
+        spec = ModelSpec.from_dict(record["model"])
+        if model is None and spec.name.startswith("object:"):
+            raise CheckpointError(f"{folder}: the model was given as an object ({spec.name[7:]}); load it with opsin.load(path, model=...).")
+        network = model if model is not None else build(spec, check=False)
+        assembled = task.assemble(network)
+        tensors = read_weights(folder / record["weights"]["file"], record["weights"]["sha256"])
+        try:
+            assembled.load_state_dict(tensors, strict=True)
+        except RuntimeError as error:
+            raise CheckpointError(f"{folder}: the weights do not fit the model '{spec.name}': {error}") from error
+        info = {k: v for k, v in record.items() if k not in ("format", "version", "opsin", "created", "task", "model", "weights")}
+        return cls(task, record["task"]["name"], spec, assembled.eval(), info, folder)
+
+    # Predicting ------------------------------------------------------------------------------------------------------
+
+    def runner(self, precision: str = "fp32", device: str | torch.device = "cpu") -> TorchRuntime:
+        """The model as a function from inputs to arrays."""
+        return TorchRuntime(self.model, precision, torch.device(device))
+
+    def predict(self, images: Any, *, batch_size: int = 32, runner: Any = None) -> Any:
+        """Predict one picture or several.
+
+        Args:
+            images: a path, Pillow image, array (H, W, C) or (H, W), tensor (C, H, W), or a sequence or iterator of them.
+            batch_size: pictures per pass; the answers do not depend on it.
+            runner: another runtime of the same model.
+
+        Returns:
+            One result for one picture, a list for several.
+        """
+        single = isinstance(images, str | Path | Image.Image | np.ndarray | Tensor)
+        found = list(self.stream([images] if single else images, batch_size=batch_size, runner=runner))
+        return found[0] if single else found
+
+    def stream(self, images: Iterable[Any], *, batch_size: int = 32, runner: Any = None) -> Iterator[Any]:
+        """Predict pictures as they come, one result each, in order."""
+        runner = runner or self.runner()
+        source = (as_sample(image, number) for number, image in enumerate(images))
+        while samples := list(islice(source, batch_size)):
+            yield from self.predict_samples(samples, runner)
+
+    def predict_samples(self, samples: Sequence[Sample], runner: Any) -> list[Any]:
+        """Results of samples that are read already."""
+        prepared = [self.task.prepare(Sample(s.id, s.image), 0, train=False) for s in samples]
+        batch = self.task.collate(prepared, np.zeros(len(prepared), np.uint64))
+        return self.task.predict_step(runner(batch.inputs), batch.ids, batch.geometry)
+
+    @property
+    def input_words(self) -> str | None:
+        """What pictures the model takes, in words; None when the task does not say."""
+        from opsin.data.classes import spec_words
+
+        spec = getattr(self.task, "spec", None)
+        return None if spec is None else spec_words(spec)
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """Metrics with intervals that the bundle carries, as `metrics` in its JSON."""
+        found: Mapping[str, Any] = self.info.get("metrics", {})
+        return found
+
+
+def read_weights(path: Path, checksum: str | None = None) -> dict[str, Tensor]:
+    """Tensors of a safetensors file.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, or its checksum is another.
+    """
+    try:
+        data_checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+        tensors = load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing.") from error
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+    if checksum is not None and data_checksum != checksum:
+        raise CheckpointError(f"{path} is damaged: its checksum differs from the one in bundle.json.")
+    return tensors
+
+
+def as_sample(image: Any, number: int = 0) -> Sample:
+    """A sample from whatever a person has: path, Pillow image, array or tensor.
+
+    Raises:
+        ConfigError: for anything else.
+        DataError: if a file cannot be read.
+    """
+    from opsin.data.image import read_image
+
+    if isinstance(image, Sample):
+        return image
+    if isinstance(image, str | Path):
+        return Sample(str(image), read_image(Path(image))[0])
+    if isinstance(image, Image.Image):
+        file = io.BytesIO()
+        image.save(file, "PNG" if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else "TIFF")
+        return Sample(f"picture-{number}", read_image(file.getvalue())[0])
+    if isinstance(image, np.ndarray):
+        array = image[:, :, None] if image.ndim == 2 else image
+        if array.ndim != 3 or array.shape[2] > 4:
+            raise ConfigError(f"An array must be (H, W) or (H, W, C) with up to 4 channels; got {image.shape}.")
+        return Sample(f"picture-{number}", torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1))))
+    if isinstance(image, Tensor):
+        if image.ndim != 3:
+            raise ConfigError(f"A tensor must be one picture (C, H, W); got {tuple(image.shape)}.")
+        return Sample(f"picture-{number}", image)
+    raise ConfigError(f"Cannot predict a {type(image).__name__}: give a path, a Pillow image, an array or a tensor.")

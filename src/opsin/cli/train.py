@@ -1,0 +1,103 @@
+"""`opsin train`: train a model, or go on with a run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from opsin.cli._frame import Json, console, emit
+
+NAMES = ("train",)
+HELP = "Train a model on your pictures, or resume a run."
+ORDER = 30
+
+
+def command(
+    task: Annotated[str | None, typer.Argument(help="What to learn, e.g. classify.")] = None,
+    settings: Annotated[list[str] | None, typer.Argument(help="Any setting as section.key=value, e.g. optimizer.lr=0.1.")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder, file or archive with pictures.")] = None,
+    model: Annotated[str | None, typer.Option(help="Registered name, timm/NAME, pkg.module:builder or file.py:builder.")] = None,
+    weights: Annotated[str | None, typer.Option(help="File with starting weights (.safetensors, .pt, .pth), or none.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A named recipe (opsin recipes), or a recipe.json.")] = None,
+    augment: Annotated[str | None, typer.Option(help="plain, standard or strong.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training part.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Train for about this long instead.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples per step, over all processes.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of initialization, order and augmentation.")] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Train this many seeds and report mean and interval.")] = 1,
+    format: Annotated[str | None, typer.Option(help="Format of the data, when it is not recognized.")] = None,
+    columns: Annotated[list[str] | None, typer.Option(help="For tables: role=column, e.g. image=path (repeat the flag).")] = None,
+    group: Annotated[str | None, typer.Option(help="Keep groups in one part: a column, parent, regex:..., time:5min.")] = None,
+    split_seed: Annotated[int | None, typer.Option(help="Seed of the split; not the training seed.")] = None,
+    split_from: Annotated[str | None, typer.Option(help="Keep a run's split; only new pictures are assigned.")] = None,
+    folds: Annotated[int | None, typer.Option(min=2, help="Cross-validation with this many folds.")] = None,
+    skip_bad: Annotated[bool, typer.Option(help="Leave out and count pictures that cannot be read.")] = False,
+    out: Annotated[str | None, typer.Option(help="Folder of the run; by default runs/TASK-DATA-N.")] = None,
+    resume: Annotated[str | None, typer.Option(help="Go on with this run (a folder, or last).")] = None,
+    quiet: Annotated[bool, typer.Option(help="No progress.")] = False,
+    json: Json = False,
+) -> Any:
+    """Train a model on your pictures, or resume a run that was stopped.
+
+    The data are checked before step 1, split into train, val and test (unless they come split), and the best model by the
+    validation part is kept as a bundle. Ctrl-C saves a checkpoint; `opsin train --resume RUN` goes on to exactly the result
+    of the uninterrupted run.
+    """
+    if resume is not None:
+        return _resume(resume, quiet, json, given=[task, data, model, out, epochs, *(settings or [])])
+    from opsin.errors import ConfigError
+
+    if task is None:
+        raise ConfigError("What should be trained? e.g. opsin train classify --data FOLDER (or --resume RUN)")
+    from opsin.recipe import overrides
+    from opsin.run.repeating import train_repeated
+    from opsin.run.settings import flag_layers
+
+    flags = {
+        "data.path": data, "data.format": format, "data.columns": _pairs(columns), "data.skip_bad": skip_bad or None,
+        "data.split.group": group, "data.split.seed": split_seed, "data.split.earlier": split_from, "data.split.folds": folds,
+        "model.name": model, "model.weights": weights, "task.augment_preset": augment,
+        "run.epochs": epochs, "run.minutes": minutes, "run.batch_size": batch_size, "run.seed": seed,
+    }  # fmt: skip
+    layers = [*flag_layers(task, recipe, flags), overrides(settings or [])]
+    runs = train_repeated(task, layers, out=out, repeat=repeat, folds=folds, quiet=quiet, progress=None if quiet else _progress)
+    found = runs.to_dict()
+    emit(found, json, lambda: runs.text())
+    return 130 if runs.interrupted else 0
+
+
+def _resume(reference: str, quiet: bool, json: bool, given: list[Any]) -> int:
+    from opsin.errors import ConfigError
+    from opsin.run import Run
+    from opsin.run.repeating import summary, summary_text
+
+    if any(value is not None for value in given):
+        raise ConfigError("--resume goes on with the settings of the run; leave out the other settings, or start a new run.")
+    run = Run(reference)
+    if run.state.get("status") == "done":
+        console().print(f"{run.path} is finished; nothing to do.")
+    run = run.resume(quiet=quiet)
+    emit(summary(run), json, lambda: summary_text(run))
+    return 130 if run.state.get("status") == "interrupted" else 0
+
+
+def _pairs(columns: list[str] | None) -> dict[str, str] | None:
+    from opsin.errors import ConfigError
+
+    if not columns:
+        return None
+    found = {}
+    for word in [part for text in columns for part in text.split()]:
+        role, equals, column = word.partition("=")
+        if not equals:
+            raise ConfigError(f"--columns {word}: expected role=column, e.g. --columns image=path --columns label=dx")
+        found[role] = column
+    return found
+
+
+def _progress(done: int, every: int) -> None:
+    if done == every:
+        console().print(f"Read {every} pictures; all parts are written down.", style="dim")
+
+

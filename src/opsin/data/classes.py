@@ -1,0 +1,113 @@
+"""What a classifier has to know of a data set: heads, picture sizes, pixel statistics, class weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from opsin.data.spec import convert
+from opsin.errors import DataError
+from opsin.task import ImageSpec
+
+if TYPE_CHECKING:
+    from opsin.data.dataset import Dataset
+
+LOOKED_AT = 500  # training pictures that statistics are taken from
+EFFECTIVE_BETA = 0.999
+
+
+def infer_heads(data: Dataset) -> list[dict[str, Any]]:
+    """Heads of the data set as keyword arguments: name, kind and class names.
+
+    Raises:
+        DataError: if there are no labels, or a column holds numbers that are no classes.
+    """
+    if not data.heads:
+        raise DataError(
+            f"{data.name} has pictures but no labels, and training a classifier needs them. Sort the pictures into one "
+            f"folder per class, or write a table (file,label) and pass it with --data table.csv."
+        )
+    numbers = [head.name for head in data.heads if head.kind == "regression"]
+    if numbers:
+        raise DataError(
+            f"{data.name}: column {', '.join(map(repr, numbers))} holds numbers, not classes. Leave it out with --columns, "
+            f"or write its values as words (e.g. small, large) to use them as classes."
+        )
+    few = [head.name for head in data.heads if head.kind == "single" and len(head.class_names) < 2]
+    if few:
+        raise DataError(f"{data.name}: '{few[0]}' has only one class; a classifier needs at least two.")
+    return [{"name": head.name, "kind": head.kind, "class_names": tuple(head.class_names)} for head in data.heads]
+
+
+def to_spec(image: Tensor, want: ImageSpec) -> Tensor:
+    """A picture (C, H, W) as (want.channels, H, W) of type want.dtype; values of another type count over its whole range."""
+    dtype = str(image.dtype).removeprefix("torch.")
+    full = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0)}.get(dtype, want.range)
+    have = ImageSpec(image.shape[0], dtype, want.range if dtype == want.dtype else full)
+    return image if have == want else convert(image, have, want)
+
+
+def _some(indices: NDArray[np.int64], count: int = LOOKED_AT) -> NDArray[np.int64]:
+    if len(indices) <= count:
+        return indices
+    return indices[np.linspace(0, len(indices) - 1, count).round().astype(np.int64)]
+
+
+def picture_sizes(data: Dataset, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n, 2) heights and widths of the pictures, or of an even choice of them."""
+    if data.arrays is not None:
+        return np.array([data.arrays.shape[-2:]], np.int64)
+    return np.array([data.size(int(i)) for i in _some(indices)], np.int64)
+
+
+def pixel_statistics(data: Dataset, indices: NDArray[np.int64], want: ImageSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of training pixels, as shares of the range; each picture counts alike."""
+    low, high = want.range
+    means, squares = [], []
+    for i in _some(indices):
+        pixels = (to_spec(data.read(int(i), reduce_to=64).image, want).to(torch.float64) - low) / (high - low)
+        means.append(pixels.mean((1, 2)))
+        squares.append((pixels**2).mean((1, 2)))
+    mean = torch.stack(means).mean(0)
+    std = (torch.stack(squares).mean(0) - mean**2).clamp_min(1e-6).sqrt()
+    return tuple(round(float(v), 6) for v in mean), tuple(max(round(float(v), 6), 1e-3) for v in std)
+
+
+def class_weights(data: Dataset, indices: NDArray[np.int64], head: str, k: int, rule: str) -> tuple[float, ...]:
+    """Weight per class, largest 1: inverse frequency, or inverse effective number (1 - b^n) / (1 - b), b = .999.
+
+    "Class-Balanced Loss Based on Effective Number of Samples", Cui et al. 2019, equation 3.
+    """
+    target = data.targets[head][indices]
+    counts = np.bincount(target[target >= 0], minlength=k).astype(np.float64)
+    seen = counts > 0
+    amount = counts if rule == "inverse" else (1 - EFFECTIVE_BETA**counts) / (1 - EFFECTIVE_BETA)
+    weights = np.where(seen, 1.0 / np.maximum(amount, 1e-12), 0.0)
+    return tuple(float(w) for w in weights / weights.max())
+
+
+def class_counts(data: Dataset, indices: NDArray[np.int64]) -> Mapping[str, dict[str, int]]:
+    """Samples per class and head among some samples."""
+    found = {}
+    for head in data.heads:
+        target = data.targets[head.name][indices]
+        if head.kind == "single":
+            counts = np.bincount(target[target >= 0], minlength=len(head.class_names))
+        elif head.kind == "multi":
+            counts = np.nansum(target, axis=0).astype(np.int64)
+        else:
+            continue
+        found[head.name] = {name: int(n) for name, n in zip(head.class_names, counts)}
+    return found
+
+
+def spec_words(spec: ImageSpec) -> str:
+    """A spec in words for reports, e.g. "RGB 8 bit"."""
+    names = {1: "gray", 2: "gray with alpha", 3: "RGB", 4: "RGB with alpha"}
+    depths = {"uint8": "8 bit", "uint16": "16 bit", "float32": "float"}
+    return f"{names.get(spec.channels, f'{spec.channels} channels')} {depths[spec.dtype]}"

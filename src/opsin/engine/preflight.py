@@ -1,0 +1,759 @@
+"""Before step 1: is anything wrong with model, batch, loss and optimizer; which micro-batch fits; how many epochs fit.
+
+Nothing here leaves a trace: checks run on a copy of the model, and what has to run on the model itself puts weights,
+buffers, gradients, modes and generators back, bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import math
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from opsin import seeding
+from opsin.engine.distributed import Processes
+from opsin.engine.events import Stream
+from opsin.engine.loop import Epochs, Loop, Plan, Validate
+from opsin.engine.precision import Precision
+from opsin.errors import TrainingError
+from opsin.results.section import Note
+from opsin.task import Batch, Loss, Task
+
+SAMPLES = 32  # of the batch, for all checks but the next
+OVERFIT_SAMPLES, OVERFIT_STEPS, OVERFIT_SECONDS = 8, 30, 3.0
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_MODAL = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+_LEARNED = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, *_NORMS)
+_LEVELS = ("error", "warning", "info")
+
+
+def preflight(
+    task: Task[Any],
+    model: nn.Module,
+    batch: Batch,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    *,
+    precision: Precision,
+    train_ids: Iterable[str] = (),
+    val_ids: Iterable[str] = (),
+    seed: int = 0,
+) -> list[Note]:
+    """Check everything that one batch can show; runs on one process alone.
+
+    Args:
+        model: on its device; untouched afterwards, like the optimizers and torch's generators.
+        batch: a training batch as the loader gives it.
+        optimizers: one per phase of the task.
+        train_ids, val_ids: samples of the two parts, which must not meet.
+
+    Returns:
+        Findings, errors first, each with the fix in its text; empty when all is well.
+    """
+    notes = [*_shared_ids(train_ids, val_ids), *_optimizer_notes(task, model, optimizers), *_frozen(model)]
+    joined = task.__dict__.pop("gather", None)  # the loop's, which would wait for the other processes
+    try:
+        with _generators_kept(next(model.parameters()).device):
+            notes += _Check(task, copy.deepcopy(model), batch, precision, seed).notes()
+    finally:
+        if joined is not None:
+            task.gather = joined  # type: ignore[method-assign]
+    return sorted(notes, key=lambda note: _LEVELS.index(note.level))
+
+
+# Without a forward pass -----------------------------------------------------------------------------------------------
+
+
+def _shared_ids(train_ids: Iterable[str], val_ids: Iterable[str]) -> Iterator[Note]:
+    shared = sorted(set(train_ids) & set(val_ids))
+    if shared:
+        text = (
+            f"{len(shared)} samples are in both train and val: {_some(shared)}. Metrics on val would be too good. "
+            "Split again (`opsin data split`), or remove them from one part."
+        )
+        yield Note("shared-ids", text, "error", {"count": len(shared), "ids": shared[:100]})
+
+
+def _optimizer_notes(
+    task: Task[Any], model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]
+) -> Iterator[Note]:
+    names = {id(p): name for name, p in model.named_parameters()}
+    wanted_by_any: set[int] = set()
+    for phase, optimizer in optimizers.items():
+        held = {id(p): p for group in optimizer.param_groups for p in group["params"]}
+        wanted = {id(p): name for name, p in task.parameters(model, phase) if p.requires_grad}
+        wanted_by_any |= set(wanted)
+        missing = [name for key, name in wanted.items() if key not in held]
+        foreign = [tuple(p.shape) for key, p in held.items() if key not in names]
+        extra = [names[key] for key, p in held.items() if key in names and key not in wanted and p.requires_grad]
+        where = f"The optimizer of phase '{phase}'" if len(optimizers) > 1 else "The optimizer"
+        if missing:
+            text = (
+                f"{where} does not hold {_some(missing)}, which would stay as they are. Build it from task.parameters."
+            )
+            yield Note("optimizer-missing", text, "error", {"parameters": missing})
+        if foreign:
+            text = (
+                f"{where} holds {len(foreign)} parameters that are not in the model (shapes {_some(foreign)}). It was "
+                "built before the model was moved or changed; build it afterwards."
+            )
+            yield Note("optimizer-foreign", text, "error", {"shapes": foreign})
+        if extra:
+            text = f"{where} also updates {_some(extra)}, which the task does not train there. Leave them out."
+            yield Note("optimizer-extra", text, "error", {"parameters": extra})
+    never = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in wanted_by_any]
+    if never:
+        text = f"No phase trains {_some(never)}. Return them from task.parameters, or set requires_grad_(False)."
+        yield Note("never-trained", text, "warning", {"parameters": never})
+
+
+def _frozen(model: nn.Module) -> Iterator[Note]:
+    every = list(model.named_parameters())
+    frozen = [name for name, p in every if not p.requires_grad]
+    if len(frozen) == len(every):
+        text = "All parameters are frozen; nothing would be learned. Call requires_grad_(True) on what should learn."
+        yield Note("all-frozen", text, "error", {"parameters": frozen})
+    elif frozen:
+        text = (
+            f"{len(frozen)} of {len(every)} parameters are frozen: {_some(frozen)}. Fine if you froze them on purpose."
+        )
+        yield Note("frozen", text, "info", {"parameters": frozen})
+
+
+# With a copy of the model ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Seen:
+    """What hooks noted in a forward pass."""
+
+    outputs: list[Any] = field(default_factory=list)
+    first: tuple[str, nn.Module, Tensor] | None = None  # the first learned layer, and what it was given
+
+
+class _Check:
+    """The checks that run the model, on a copy that may be spoiled."""
+
+    def __init__(self, task: Task[Any], trial: nn.Module, batch: Batch, precision: Precision, seed: int) -> None:
+        self.task, self.trial, self.precision, self.seed = task, trial, precision, seed
+        self.device = next(trial.parameters()).device
+        with torch.no_grad():
+            whole = task.augment(batch.to(self.device))
+        self.batch = whole if task.coupled else whole.split(SAMPLES)[0]
+
+    def notes(self) -> Iterator[Note]:
+        """All findings, in the order in which they depend on each other."""
+        yield from self._inputs()
+        self.trial.train()
+        yield from self._modes()
+        while True:
+            try:
+                losses, seen = self._train_pass()
+                break
+            except Exception as error:
+                if out_of_memory(error) and len(self.batch) > 1 and not self.task.coupled:
+                    self.trial.zero_grad(set_to_none=True)
+                    self.batch = self.batch.split((len(self.batch) + 1) // 2)[0]
+                    continue
+                text = (
+                    f"The training step fails on the first batch: {error} Check the model against inputs and targets."
+                )
+                yield Note("step-fails", text, "error", {"error": type(error).__name__})
+                return
+        yield from self._first_layer(seen)
+        for outputs in seen.outputs[:1]:
+            yield from output_notes(outputs)
+        yield from self._losses(losses)
+        yield from self._unused()
+        self.trial.zero_grad(set_to_none=True)
+        yield from self._eval_passes()
+        self.trial.train()
+        yield from self.task.check_batch(self.trial, self.batch)
+        if all(_finite(loss) for loss in losses.values()):
+            yield from self._overfit()
+
+    def _step(self, batch: Batch, phase: str, number: int = 0) -> Loss:
+        seeding.seed_torch(self.seed, "preflight", phase, number)
+        with self.precision.autocast():
+            return self.task.training_step(self.trial, batch, phase)
+
+    def _train_pass(self) -> tuple[dict[str, Loss], _Seen]:
+        """One step of every phase with gradients of all phases left in place."""
+        losses: dict[str, Loss] = {}
+        with _watched(self.trial) as seen:
+            for phase in self.task.phases:
+                losses[phase] = self._step(self.batch, phase)
+                total = total_loss(losses[phase])
+                own = [p for _, p in self.task.parameters(self.trial, phase) if p.requires_grad]
+                if total.requires_grad and own:
+                    total.backward(inputs=own)  # type: ignore[no-untyped-call]
+        return losses, seen
+
+    def _inputs(self) -> Iterator[Note]:
+        inputs, wanted = self.batch.inputs, self.task.example_inputs(1)
+        if not isinstance(inputs, Tensor):
+            return
+        same_rank = inputs.ndim == wanted.ndim
+        if not same_rank or inputs.shape[1] != wanted.shape[1]:
+            text = (
+                f"The batch has inputs of shape {tuple(inputs.shape)}; the task's example has "
+                f"{('B', *wanted.shape[1:])}. Make the data's channels and the task's settings agree."
+            ).replace("'B'", "B")
+            yield Note("inputs-shape", text, "error", {"shape": list(inputs.shape)})
+        if inputs.is_floating_point() and not _finite_tensor(inputs):
+            text = (
+                "The inputs hold NaN or infinite values. Find them with `opsin data check`, mend or remove the files."
+            )
+            yield Note("inputs-nonfinite", text, "error")
+        elif inputs.numel() and bool((inputs == inputs.flatten()[0]).all()):
+            text = (
+                "All input values of the batch are the same; the pictures are blank. Look at the data and its reading."
+            )
+            yield Note("inputs-constant", text, "error")
+        elif len(inputs) > 1 and bool((inputs == inputs[:1]).all()):
+            text = (
+                "All pictures of the batch are the same one. Look at the loader or at the function that reads a sample."
+            )
+            yield Note("inputs-repeated", text, "error")
+
+    def _first_layer(self, seen: _Seen) -> Iterator[Note]:
+        if seen.first is None or isinstance(seen.first[1], _NORMS):
+            return
+        name, _, given = seen.first
+        low, high = float(given.min()), float(given.max())
+        if max(abs(low), abs(high)) > 30 and float(given.float().std()) > 10:
+            text = (
+                f"The first learned layer '{name}' is given values from {low:.4g} to {high:.4g}: unscaled inputs. "
+                "Scale them to about zero mean and unit variance (put the model behind opsin's Normalized)."
+            )
+            yield Note("inputs-unscaled", text, "warning", {"low": low, "high": high, "layer": name})
+
+    def _modes(self) -> Iterator[Note]:
+        for module in self.trial.modules():
+            module.eval()
+        self.trial.train()
+        stuck = [n for n, m in self.trial.named_modules() if isinstance(m, _MODAL) and not m.training]
+        if stuck:
+            text = (
+                f"{_some(stuck)} stay in evaluation mode while training. Fine if you froze them; else let train() pass."
+            )
+            yield Note("mode-train", text, "info", {"modules": stuck})
+        self.trial.eval()
+        active = [n for n, m in self.trial.named_modules() if isinstance(m, _MODAL) and m.training]
+        if active:
+            text = f"{_some(active)} stay in training mode after model.eval(): predictions would vary. Let eval() pass."
+            yield Note("mode-eval", text, "error", {"modules": active})
+        self.trial.train()
+
+    def _losses(self, losses: Mapping[str, Loss]) -> Iterator[Note]:
+        for phase, loss in losses.items():
+            bad = [name for name, part in loss.items() if not _finite_tensor(part.sum)]
+            if bad:
+                text = (
+                    f"The loss {_some(bad)} is not finite before the first step (phase '{phase}'). Look for "
+                    "divisions by zero, logarithms of zero and unscaled inputs."
+                )
+                yield Note("loss-nonfinite", text, "error", {"parts": bad})
+            elif not total_loss(loss).requires_grad:
+                text = (
+                    f"The loss of phase '{phase}' does not depend on any trainable parameter: nothing is learned. "
+                    "Look for detach(), no_grad() or argmax between model and loss, or a frozen model."
+                )
+                yield Note("loss-detached", text, "error")
+
+    def _unused(self) -> Iterator[Note]:
+        trained = {
+            n for phase in self.task.phases for n, p in self.task.parameters(self.trial, phase) if p.requires_grad
+        }
+        unused = [n for n, p in self.trial.named_parameters() if n in trained and p.grad is None]
+        if unused and len(unused) < len(trained):
+            text = (
+                f"{len(unused)} of {len(trained)} trainable parameters get no gradient: {_some(unused)}. The loss does "
+                "not use them. Use them in forward, or set requires_grad_(False)."
+            )
+            yield Note("no-gradient", text, "warning", {"parameters": unused})
+
+    @torch.no_grad()
+    def _eval_passes(self) -> Iterator[Note]:
+        """Two passes in evaluation mode under other random numbers must give the same outputs."""
+        self.trial.eval()
+        before = {n: t.clone() for n, t in self.trial.named_buffers()}
+        found = []
+        for number in (0, 1):
+            with _watched(self.trial) as seen:
+                self._step(self.batch, self.task.phases[0], 1 + number)
+            found.append([t.float() for t in _tensors(seen.outputs[:1])])
+        if any(not torch.allclose(a, b, 1e-3, 1e-4, equal_nan=True) for a, b in zip(*found) if a.shape == b.shape):
+            text = (
+                "Two predictions of one batch in evaluation mode differ: something random stays switched on (such as "
+                "F.dropout without training=self.training). Switch it off when not self.training."
+            )
+            yield Note("eval-random", text, "error")
+        moved = [n for n, t in self.trial.named_buffers() if n in before and not _same(t, before[n])]
+        if moved:
+            text = f"Predicting changes the buffers {_some(moved)}: predictions depend on what was predicted before."
+            yield Note("eval-changes", f"{text} Update them only when self.training.", "error", {"buffers": moved})
+
+    def _overfit(self) -> Iterator[Note]:
+        """A few Adam steps on a few samples must bring the loss down; nothing that cannot do this can learn."""
+        if len(self.task.phases) > 1:
+            text = "The task has several phases that work against each other, so overfitting one batch was not tried."
+            yield Note("overfit-skipped", text, "info")
+            return
+        try:
+            losses, seconds = self._fit_few()
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            losses, seconds = [], 0.0
+        if len(losses) < 10 and not _fell(losses):
+            text = f"Overfitting a small batch was not tried to the end: {len(losses)} steps took {seconds:.1f} s."
+            yield Note(
+                "overfit-skipped",
+                text if losses else "Overfitting a small batch needs more memory than there is.",
+                "info",
+            )
+        elif not _fell(losses):
+            text = (
+                f"A batch of {min(len(self.batch), OVERFIT_SAMPLES)} samples cannot be overfitted: {len(losses)} steps "
+                f"brought the loss from {losses[0]:.4g} to {min(losses):.4g} only. Targets that do not belong to their "
+                "inputs, dead or detached layers, or a wrong loss do this. See the other findings, then the batch."
+            )
+            yield Note("cannot-overfit", text, "warning", {"first": losses[0], "lowest": min(losses)})
+
+    def _fit_few(self) -> tuple[list[float], float]:
+        few = self.batch if self.task.coupled else self.batch.split(OVERFIT_SAMPLES)[0]
+        for module in self.trial.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                module.eval()
+        phase = self.task.phases[0]
+        trained = [p for _, p in self.task.parameters(self.trial, phase) if p.requires_grad]
+        losses: list[float] = []
+        started = time.monotonic()
+        if not trained:
+            return losses, 0.0
+        optimizer = torch.optim.Adam(trained)
+        for number in range(OVERFIT_STEPS):
+            rates = (1e-3, 1e-2, 5e-2)  # a small net moves too little at the usual rate
+            optimizer.param_groups[0]["lr"] = rates[number * len(rates) // OVERFIT_STEPS]
+            total = total_loss(self._step(few, phase))
+            losses.append(float(total.detach()))
+            seconds = time.monotonic() - started
+            if not total.requires_grad or not math.isfinite(losses[-1]):
+                break
+            if _fell(losses) or seconds + seconds / len(losses) > OVERFIT_SECONDS:
+                break
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        return losses, time.monotonic() - started
+
+
+def output_notes(outputs: Any) -> Iterator[Note]:
+    """What is wrong with outputs that a loss will take for logits (B, K, ...): a bare tensor, or fields named `logits`.
+
+    Found are: softmax or sigmoid inside the model, softmax over a single unit, ReLU as the last layer.
+    """
+    named = (
+        outputs._asdict()
+        if hasattr(outputs, "_asdict")
+        else outputs
+        if isinstance(outputs, Mapping)
+        else {"logits": outputs}
+    )
+    for name, value in named.items():
+        if isinstance(value, Mapping):
+            yield from output_notes({f"{name}.{key} logits": one for key, one in value.items()})
+        elif (
+            isinstance(value, Tensor) and value.is_floating_point() and value.ndim >= 2 and str(name).endswith("logits")
+        ):
+            yield from _logit_notes(str(name).removesuffix(" logits"), value.detach().float())
+
+
+def _logit_notes(name: str, logits: Tensor) -> Iterator[Note]:
+    low, high = float(logits.min()), float(logits.max())
+    if not math.isfinite(low) or not math.isfinite(high) or low < 0 or high == 0:
+        return
+    what = f"The model's '{name}'"
+    zeros = float((logits == 0).float().mean())
+    tolerance = 2e-2 if logits.shape[1] > 1 else 1e-6
+    if bool(((logits.sum(1) - 1).abs() < tolerance).all()):
+        if logits.shape[1] == 1:
+            text = f"{what} is 1 for every sample: softmax over a single unit. Remove it, or give one unit per class."
+            yield Note("one-unit-softmax", text, "error")
+        else:
+            text = f"{what} are probabilities (rows sum to 1), but the loss takes logits. Remove the softmax."
+            yield Note("probabilities", text, "error")
+    elif zeros >= 0.02:
+        text = f"{what} are never negative and {zeros:.0%} of them are 0: a ReLU after the last layer. Remove it."
+        yield Note("relu-logits", text, "error", {"zeros": zeros})
+    elif high <= 1 and logits.numel() >= 16:
+        text = f"{what} all lie in [0, 1]: a sigmoid inside the model? The loss takes logits. Remove it."
+        yield Note("sigmoid", text, "warning", {"low": low, "high": high})
+
+
+def total_loss(loss: Loss) -> Tensor:
+    """The weighted loss of a batch that is whole: each part divided by its own count."""
+    total: Tensor | None = None
+    for part in loss.values():
+        count = float(part.count) or 1.0
+        term = part.sum * (part.weight / count)
+        total = term if total is None else total + term
+    if total is None:
+        raise TrainingError("training_step returned no loss part; expected {name: Part(sum, count, weight)}.")
+    return total
+
+
+# Small things the checks share ----------------------------------------------------------------------------------------
+
+
+def _some(names: Collection[Any]) -> str:
+    shown = ", ".join(f"'{n}'" if isinstance(n, str) else str(n) for n in list(names)[:5])
+    return shown + (f", ... ({len(names)} in all)" if len(names) > 5 else "")
+
+
+def _finite_tensor(value: Tensor) -> bool:
+    return bool(torch.isfinite(value.detach()).all())
+
+
+def _finite(loss: Loss) -> bool:
+    return all(_finite_tensor(part.sum) for part in loss.values())
+
+
+def _fell(losses: list[float]) -> bool:
+    if not losses or not math.isfinite(losses[0]):
+        return False
+    return losses[0] < 0.02 or min(losses) < losses[0] - 0.2 * abs(losses[0])
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _tensors(one)
+    elif isinstance(value, tuple | list):
+        for one in value:
+            yield from _tensors(one)
+
+
+@contextmanager
+def _watched(model: nn.Module) -> Iterator[_Seen]:
+    """Note the model's outputs and what its first learned layer is given."""
+    seen = _Seen()
+    handles = [model.register_forward_hook(lambda _module, _given, outputs: seen.outputs.append(outputs))]
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, given: tuple[Any, ...]) -> None:
+            if seen.first is None and given and isinstance(given[0], Tensor) and given[0].is_floating_point():
+                seen.first = (name, module, given[0].detach())
+
+        return hook
+
+    handles += [m.register_forward_pre_hook(note(n)) for n, m in model.named_modules() if isinstance(m, _LEARNED)]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _generators_kept(device: torch.device) -> Iterator[None]:
+    host = torch.default_generator.get_state()
+    cuda = torch.cuda.get_rng_state_all() if device.type == "cuda" else []
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(host)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+@contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    """Put buffers, gradients, modes and generators back; for what runs backward, but never a step, on the model."""
+    buffers = [(t, t.clone()) for t in model.buffers()]
+    gradients = [(p, p.grad) for p in model.parameters()]
+    modes = [(m, m.training) for m in model.modules()]
+    model.zero_grad(set_to_none=True)
+    try:
+        with _generators_kept(next(model.parameters()).device):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, kept in buffers:
+                buffer.copy_(kept)
+        for p, gradient in gradients:
+            p.grad = gradient
+        for module, training in modes:
+            module.training = training
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice, in any of the ways in which torch says so."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    said = ("not enough memory", "DefaultCPUAllocator", "out of memory", "can't allocate memory", "ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in said)
+
+
+def find_micro_batch(
+    task: Task[Any],
+    model: nn.Module,
+    batch: Batch,
+    *,
+    precision: Precision,
+    optimizers: Mapping[str, torch.optim.Optimizer] | None = None,
+    processes: Processes | None = None,
+    seed: int = 0,
+) -> int | None:
+    """Samples per forward pass that fit in memory, found by trying; None when a process's whole share fits.
+
+    Every process calls this and gets the same answer. Coupled tasks cannot be split: always None. Memory for what the
+    optimizers will keep is reserved during the trial (without `optimizers`, as for adam).
+
+    Raises:
+        TrainingError: if not even one sample fits.
+    """
+    if task.coupled:
+        return None
+    device, whole, size = next(model.parameters()).device, len(batch), len(batch)
+    with _untouched(model):
+        model.train()
+        held = _optimizer_memory(model, optimizers)
+        try:
+            with torch.no_grad():
+                batch = task.augment(batch.to(device))
+            size = _within_host_memory(task, model, batch, precision, seed) if device.type == "cpu" else size
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            size = 0
+        while size and not _fits(task, model, batch.split(size)[0], precision, held, seed):
+            model.zero_grad(set_to_none=True)
+            gc.collect()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+            size = (size + 1) // 2 if size > 1 else 0
+    found = (processes or Processes()).gather_objects((size, whole))
+    if any(one == 0 for one, _ in found):
+        raise TrainingError(
+            f"Not even one sample of this batch fits in the memory of {device}. Take a smaller model or smaller "
+            "pictures, run.precision=bf16, or a smaller run.batch_size."
+        )
+    return None if all(one == share for one, share in found) else min(one for one, _ in found)
+
+
+def _optimizer_memory(
+    model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer] | None
+) -> list[tuple[Tensor, int]]:
+    """Parameters, and how many copies of each the optimizers will keep; 0 when they keep them already."""
+    if optimizers is None:
+        return [(p, 2) for p in model.parameters() if p.requires_grad]
+    found = []
+    for optimizer in optimizers.values():
+        copies = 0 if optimizer.state else 2 if "betas" in optimizer.defaults else 1
+        found += [(p, copies) for group in optimizer.param_groups for p in group["params"]]
+    return found
+
+
+def _fits(
+    task: Task[Any], model: nn.Module, batch: Batch, precision: Precision, kept: list[tuple[Tensor, int]], seed: int
+) -> bool:
+    """Forward and backward of every phase, with the memory held that the optimizers will need."""
+    try:
+        held = [torch.empty_like(p).fill_(0.0) for p, copies in kept for _ in range(copies)]
+        for phase in task.phases:
+            seeding.seed_torch(seed, "micro-batch", phase)
+            with precision.autocast():
+                total = total_loss(task.training_step(model, batch, phase))
+            if total.requires_grad:
+                total.backward()  # type: ignore[no-untyped-call]
+        del held
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        return False
+    return True
+
+
+def _within_host_memory(task: Task[Any], model: nn.Module, batch: Batch, precision: Precision, seed: int) -> int:
+    """The largest halving of the batch whose activations fit in free memory; the system would swap, not raise."""
+    free, size = available_memory(), len(batch)
+    if free is None:
+        return size
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    saved: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    probe = batch.split(2)[0]
+    seeding.seed_torch(seed, "micro-batch", task.phases[0])
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), precision.autocast():
+        task.training_step(model, probe, task.phases[0])
+    # Half as much again for what backward holds at one time.
+    while size > 1 and 1.5 * size / len(probe) * sum(saved.values()) > 0.8 * free:
+        size = (size + 1) // 2
+    return size
+
+
+def available_memory() -> int | None:
+    """Bytes that this process may still take on a Linux machine, its container's limit included; None elsewhere."""
+    free: list[int] = []
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
+        free += [int(limit) - used] if limit != "max" else []
+    except (OSError, ValueError):
+        pass
+    return min(free) if free else None
+
+
+# Time -----------------------------------------------------------------------------------------------------------------
+
+
+class Timing(NamedTuple):
+    """How long training takes here: `epochs` fit in the minutes asked for (at least one, even when it does not fit)."""
+
+    epochs: int
+    step_seconds: float
+    validation_seconds: float
+    total_seconds: float
+
+
+def epochs_for_minutes(
+    task: Task[Any],
+    model: nn.Module,
+    loader: Epochs,
+    minutes: float,
+    *,
+    precision: Precision,
+    optimizers: Mapping[str, torch.optim.Optimizer] | None = None,
+    micro_batch: int | None = None,
+    validate: Validate | None = None,
+    validate_every: int = 1,
+    processes: Processes | None = None,
+) -> int:
+    """How many epochs fit in `minutes`, by `steps_for_minutes`, for a loop that is not built yet."""
+    if optimizers is None:
+        optimizers = {
+            phase: torch.optim.SGD([p for _, p in task.parameters(model, phase) if p.requires_grad], 1e-6, momentum=0.9)
+            for phase in task.phases
+        }
+    plan = Plan(1, micro_batch=micro_batch, validate_every=validate_every)
+    gather = task.__dict__.get("gather")
+    loop = Loop(
+        task, model, optimizers, lambda _step: 1.0, loader, plan,
+        precision=precision, processes=processes, validate=validate,
+    )  # fmt: skip
+    try:
+        return steps_for_minutes(loop, minutes).epochs
+    finally:
+        task.__dict__.pop("gather", None)
+        if gather is not None:
+            task.gather = gather  # type: ignore[method-assign]
+
+
+def steps_for_minutes(loop: Loop, minutes: float, *, warmup: int = 3, seconds: float = 5.0) -> Timing:
+    """Time steps and a validation of a loop that has not begun, and say how many epochs fit in `minutes`.
+
+    Steps are timed with their loading, after `warmup`, for about `seconds` (at least 5 and at most 200 steps). Every
+    process calls this; the loop is as it was before.
+    """
+    with _loop_kept(loop):
+        step = _timed_steps(loop, warmup, min(seconds, 3.0 * minutes))
+        validation = 0.0
+        if loop.validate is not None:
+            loop.model.eval()
+            started = _clock(loop.device)
+            loop.validate(loop.model)
+            validation = _clock(loop.device) - started
+    slowest = loop.processes.gather_objects((step, validation))
+    step, validation = float(max(s for s, _ in slowest)), float(max(v for _, v in slowest))
+    every = loop.plan.validate_every
+
+    def cost(epochs: int) -> float:
+        return epochs * loop.loader.steps_per_epoch * step + -(-epochs // every) * validation
+
+    budget = minutes * 60.0
+    epochs = max(1, int(budget / max(cost(every) / every, 1e-9)))
+    while epochs > 1 and cost(epochs) > budget:
+        epochs -= 1
+    return Timing(epochs, step, validation, cost(epochs))
+
+
+def _timed_steps(loop: Loop, warmup: int, seconds: float) -> float:
+    loop.model.train()
+    batches = iter(loop.loader.epoch(loop.state.epoch))
+    started, last = _clock(loop.device), 0.0
+    done = -warmup
+    for batch in batches:
+        loop._step(batch)
+        done += 1
+        if done <= 0:
+            started = _clock(loop.device)
+        else:
+            last = (_clock(loop.device) - started) / done
+        if loop.processes.any(done >= 5 and (last * done > seconds or done >= 200), loop.device):
+            break
+    if hasattr(batches, "close"):
+        batches.close()
+    if done > 0:
+        return last
+    return (_clock(loop.device) - started) / max(done + warmup, 1)  # an epoch shorter than the warm-up
+
+
+def _clock(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+@contextmanager
+def _loop_kept(loop: Loop) -> Iterator[None]:
+    """Put everything that steps change back: weights, optimizers, average, scaler, counters, modes, generators."""
+    weights = {name: t.detach().to("cpu", copy=True) for name, t in loop.model.state_dict().items()}
+    optimizers = {phase: copy.deepcopy(opt.state_dict()) for phase, opt in loop.optimizers.items()}
+    average = loop.average
+    means = {name: t.clone() for name, t in average.state_dict().items()} if average else {}
+    updates = average.updates if average else 0
+    scaler = copy.deepcopy(loop.precision.scaler.state_dict()) if loop.precision.scaler else None
+    state, sums, stream = copy.deepcopy(loop.state), loop._sums, loop.stream
+    loop.stream, loop._sums = Stream({}), {}
+    try:
+        with _untouched(loop.model):
+            yield
+    finally:
+        with torch.no_grad():
+            for name, t in loop.model.state_dict().items():
+                t.copy_(weights[name])
+        for phase, optimizer in loop.optimizers.items():
+            optimizer.load_state_dict(optimizers[phase])
+        if average:
+            average.load_state_dict(means, updates)
+        if loop.precision.scaler and scaler is not None:
+            loop.precision.scaler.load_state_dict(scaler)
+        loop.state, loop._sums, loop.stream = state, sums, stream

@@ -1,0 +1,1 @@
+"""Modules that two families or more use."""

@@ -1,0 +1,180 @@
+"""From a spec to a module: find the builder, hand it what it takes, make the output uniform, try two pictures."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from opsin.errors import ConfigError, OpsinError, ShapeError, nearest
+from opsin.models import Classified, ModelSpec, models
+from opsin.seeding import torch_generator
+
+Builder = Callable[..., nn.Module]
+
+# What the data say about a network, and the argument names under which a builder may take it, first match wins.
+FACTS = {
+    "num_outputs": ("num_classes", "num_outputs"),
+    "in_channels": ("in_channels", "in_chans"),
+    "image_size": ("image_size",),
+}
+
+
+class AsClassified(nn.Module):
+    """Wraps a person's module so that it returns `Classified` in training and evaluation.
+
+    Args:
+        net: returns logits (B, K) as a tensor, under `logits` in a dict, or as the attribute `logits`.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor, **given: Any) -> Classified:
+        logits = _find_logits(self.net(images, **given))
+        if logits is None:
+            raise ConfigError(_no_logits(type(self.net).__name__))
+        return Classified(logits)
+
+
+def build_model(spec: ModelSpec, *, check: bool = True) -> nn.Module:
+    """Build a resolved spec; see `opsin.models.build`."""
+    if spec.name.startswith("timm/"):
+        from opsin.models.timm_adapter import timm_model
+
+        return build_with(partial(timm_model, spec.name.removeprefix("timm/")), spec, check=check)
+    return build_with(models.get(spec.name), spec, check=check)
+
+
+def build_with(builder: Builder | nn.Module, spec: ModelSpec, *, check: bool = True) -> nn.Module:
+    """Build a spec with a given builder (a function, a module class, or a module that is built already)."""
+    if isinstance(builder, nn.Module):
+        if spec.kwargs:
+            raise ConfigError(f"'{spec.name}' is a module built already; it takes no arguments {dict(spec.kwargs)}.")
+        model = builder
+    else:
+        model = _called(builder, spec)
+    ours = isinstance(builder, partial) or getattr(builder, "__module__", "").startswith("opsin.models.")
+    if not ours and not _is_named_tuple_with_logits(_try_pictures(model, spec)):
+        model = AsClassified(model)
+    if check:
+        _check_logits(_try_pictures(model, spec), spec)
+    return model
+
+
+def _called(builder: Builder, spec: ModelSpec) -> nn.Module:
+    arguments = dict(spec.kwargs)
+    signature = _signature(builder, spec.name)
+    names = [name for name, p in signature.parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    for fact, aliases in FACTS.items():
+        for alias in aliases:
+            if alias in arguments:
+                given = getattr(spec, fact)
+                raise ConfigError(f"model '{spec.name}': '{alias}' is set from the data ({given}); leave it out.")
+        taken = next((alias for alias in aliases if alias in names), None)
+        if taken is not None:
+            arguments[taken] = getattr(spec, fact)
+    unknown = [name for name in spec.kwargs if name not in names]
+    if unknown and not open_ended:
+        raise ConfigError(_unknown_arguments(spec.name, unknown, names))
+    # A builder that passes **kwargs on (torchvision's do) is offered num_classes, the one name nearly all of them take.
+    offered = open_ended and not {"num_classes", "num_outputs"} & set(arguments)
+    try:
+        try:
+            model = builder(**arguments, **({"num_classes": spec.num_outputs} if offered else {}))
+        except TypeError as error:
+            if not offered or "num_classes" not in str(error):
+                raise
+            model = builder(**arguments)
+    except OpsinError:
+        raise
+    except Exception as error:
+        raise ConfigError(_failed(spec, arguments, error)) from error
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"The builder '{spec.name}' returned {type(model).__name__}; expected a torch.nn.Module.")
+    return model
+
+
+def _signature(builder: Builder, name: str) -> inspect.Signature:
+    if not callable(builder):
+        raise ConfigError(f"'{name}' is {type(builder).__name__}; expected a function, a class or a torch.nn.Module.")
+    try:
+        return inspect.signature(builder)
+    except ValueError as error:
+        raise ConfigError(f"The arguments of '{name}' cannot be read; wrap it in a Python function.") from error
+
+
+def _unknown_arguments(name: str, unknown: list[str], names: list[str]) -> str:
+    own = [n for n in names if not any(n in aliases for aliases in FACTS.values())]
+    words = []
+    for argument in unknown:
+        near = nearest(argument, own)
+        words.append(f"'{argument}'" + (f" (did you mean {' or '.join(repr(n) for n in near)}?)" if near else ""))
+    return f"model '{name}' has no argument {', '.join(words)}. It takes: {', '.join(own) or 'none'}."
+
+
+def _failed(spec: ModelSpec, arguments: Mapping[str, Any], error: Exception) -> str:
+    shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    return f"model '{spec.name}' could not be built with {shown or 'no arguments'}: {type(error).__name__}: {error}"
+
+
+def _find_logits(output: Any) -> Tensor | None:
+    if isinstance(output, Tensor):
+        return output
+    found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    return found if isinstance(found, Tensor) else None
+
+
+def _is_named_tuple_with_logits(output: Any) -> bool:
+    return hasattr(output, "_asdict") and isinstance(getattr(output, "logits", None), Tensor)
+
+
+def _no_logits(name: str) -> str:
+    return f"{name}.forward must return logits (B, K): a tensor, or a NamedTuple or dict with 'logits'."
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside a block; every module's own mode comes back after it."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _try_pictures(model: nn.Module, spec: ModelSpec) -> Any:
+    first = next(iter([*model.parameters(), *model.buffers()]), torch.zeros(()))
+    dtype = first.dtype if first.is_floating_point() else torch.get_default_dtype()
+    shape = (2, spec.in_channels, *spec.image_size)
+    images = torch.randn(shape, generator=torch_generator("two pictures")).to(first.device, dtype)  # (2, C, H, W)
+    try:
+        with evaluating(model), torch.no_grad():
+            return model(images)
+    except OpsinError:
+        raise
+    except Exception as error:
+        raise ShapeError(
+            f"model '{spec.name}' cannot take pictures of shape {shape} (B, C, H, W): {type(error).__name__}: {error} "
+            f"If channels or size are fixed in it, let its builder take in_channels and image_size."
+        ) from error
+
+
+def _check_logits(output: Any, spec: ModelSpec) -> None:
+    logits = _find_logits(output)
+    if logits is None:
+        raise ConfigError(_no_logits(f"model '{spec.name}'"))
+    if tuple(logits.shape) != (2, spec.num_outputs):
+        raise ShapeError(
+            f"model '{spec.name}' gave logits {tuple(logits.shape)} for 2 pictures; expected (2, {spec.num_outputs}). "
+            f"Let its builder take num_classes and use it for the width of the last layer."
+        )

@@ -1,0 +1,229 @@
+"""A run: a recipe carried out, in one folder, with the verbs as its methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opsin.bundle import Bundle
+from opsin.data.dataset import Dataset
+from opsin.engine.distributed import Processes
+from opsin.engine.precision import choose_device
+from opsin.errors import CheckpointError
+from opsin.recipe import Layer, Recipe
+from opsin.run.data import Progress, RunData, open_data, reopen_data
+from opsin.run.folder import RunFolder, environment, find_run, new_folder
+from opsin.run.training import Callback, Trainer
+from opsin.task import tasks
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Run:
+    """A trained (or half-trained) model with everything that led to it.
+
+    Args:
+        reference: the run's folder, its name below `runs/`, or `last`.
+        dataset: the data set, when it was given to training as an object.
+    """
+
+    def __init__(self, reference: Path | str | RunFolder, *, dataset: Dataset | None = None) -> None:
+        self.folder = reference if isinstance(reference, RunFolder) else find_run(reference)
+        self._dataset = dataset
+        self._data: RunData | None = None
+        self._bundle: Bundle | None = None
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder.path)!r}, {self.state.get('status', 'new')})"
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return self.folder.path
+
+    @property
+    def recipe(self) -> Recipe:
+        """All settings."""
+        return Recipe.load(self.folder.recipe)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What `run.json` holds: status, effective values, validation metrics."""
+        return self.folder.read("run.json") if (self.folder.path / "run.json").exists() else {"status": "new"}
+
+    @property
+    def data(self) -> RunData:
+        """The data set with the run's split.
+
+        Raises:
+            DataError: if the data have changed since.
+        """
+        if self._data is None:
+            self._data = reopen_data(self.folder, self.recipe.data, self._dataset)
+        return self._data
+
+    @property
+    def bundle(self) -> Bundle:
+        """The best model.
+
+        Raises:
+            CheckpointError: if training has not ended yet.
+        """
+        if self._bundle is None:
+            if not self.folder.bundle.exists():
+                raise CheckpointError(
+                    f"{self.path} has no model yet (status: {self.state.get('status')}). Finish it: opsin train --resume {self.path}"
+                )
+            self._bundle = Bundle.load(self.folder.bundle)
+        return self._bundle
+
+    def predict(self, images: Any, **options: Any) -> Any:
+        """Predict one picture or several with the best model; see `Bundle.predict`."""
+        return self.bundle.predict(images, **options)
+
+    def resume(self, *, network: nn.Module | None = None, callbacks: Sequence[Callback] = (), quiet: bool = False) -> Run:
+        """Go on from the latest checkpoint, to the result of the uninterrupted run; a finished run stays as it is."""
+        if self.state.get("status") == "done":
+            return self
+        recipe = self.recipe
+        if not (self.folder.path / "data.json").exists():  # killed before the data were written down
+            return _train(self.folder, recipe, network, self._dataset, callbacks, quiet, None)
+        Trainer(self.folder, recipe, self.data, network=network, callbacks=callbacks, quiet=quiet).train(resume=True)
+        return self
+
+
+def new_recipe(task: str, layers: Sequence[Layer]) -> Recipe:
+    """A recipe for a task from layers of values, weakest first.
+
+    Raises:
+        UnknownName: if there is no such task.
+        ConfigError: with everything that is wrong in the values.
+    """
+    return Recipe.build(task, tasks.get(task).settings_type, layers)
+
+
+def train(
+    task: str,
+    *,
+    data: Path | str | Dataset,
+    model: str | nn.Module | Callable[..., nn.Module] = "auto",
+    out: Path | str | None = None,
+    callbacks: Sequence[Callback] = (),
+    quiet: bool = False,
+    progress: Progress | None = None,
+    layers: Sequence[Layer] = (),
+    **settings: Any,
+) -> Run:
+    """Train a model and return its run.
+
+    Args:
+        task: name of the task, e.g. "classify".
+        data: folder, file, archive, or a data set from `opsin.load_data`.
+        model: registered name, `timm/NAME`, `pkg.module:builder`, your own module, or a function that builds one.
+        out: folder of the run; by default the next free `runs/TASK-DATA-N`.
+        callbacks: called with every event (`opsin.engine.events`).
+        quiet: nothing on the terminal.
+        progress: called with (done, all) while pictures are verified.
+        layers: further settings, weaker than those given by name.
+        settings: `epochs`, `batch_size`, `seed`, ... of the section run, or whole sections as dictionaries, e.g.
+            `optimizer={"lr": 0.1}`.
+
+    Raises:
+        ConfigError: with everything that is wrong in the settings.
+        DataError: if the data cannot be used.
+    """
+    from opsin.recipe import SECTIONS, RunSettings
+
+    named: dict[str, Any] = {key: value for key, value in settings.items() if key in SECTIONS or key == "task"}
+    named["run"] = {**named.get("run", {}), **{k: v for k, v in settings.items() if k in RunSettings.model_fields}}
+    unknown = {k: v for k, v in settings.items() if k not in named and k not in RunSettings.model_fields}
+    given = {**named, **unknown}
+    given["data"] = {**given.get("data", {}), **({} if isinstance(data, Dataset) else {"path": str(data)})}
+    given["model"] = {**given.get("model", {}), "name": model if isinstance(model, str) else reference_of(model)}
+    return start(
+        task,
+        [*layers, Layer("Python call", given)],
+        out=out,
+        network=None if isinstance(model, str) else model,
+        dataset=data if isinstance(data, Dataset) else None,
+        callbacks=callbacks,
+        quiet=quiet,
+        progress=progress,
+    )
+
+
+def start(
+    task: str,
+    layers: Sequence[Layer],
+    *,
+    out: Path | str | None = None,
+    network: nn.Module | Callable[..., nn.Module] | None = None,
+    dataset: Dataset | None = None,
+    callbacks: Sequence[Callback] = (),
+    quiet: bool = False,
+    progress: Progress | None = None,
+) -> Run:
+    """Begin a run from layers of settings; with several processes, all of them share the folder that the first one makes."""
+    recipe = new_recipe(task, layers)
+    name = dataset.name if dataset is not None else Path(recipe.data.path or "data").resolve().name
+    processes = Processes.join(choose_device(recipe.run.device).type)
+    path = str(new_folder(out, task, name).path) if processes.is_main else ""
+    folder = RunFolder(processes.gather_objects(path)[0])
+    return _train(folder, recipe, network, dataset, callbacks, quiet, progress)
+
+
+def reference_of(model: Any) -> str:
+    """How a bundle finds a person's own model again: `module:name` of a function or class, else `object:CLASS`."""
+    import inspect
+
+    if inspect.isfunction(model) or inspect.isclass(model):
+        module = inspect.getmodule(model)
+        file = getattr(module, "__file__", None)
+        if "." in model.__qualname__:
+            return f"object:{model.__qualname__}"
+        if model.__module__ == "__main__" or model.__module__.startswith("opsin_user_"):
+            return f"{Path(file).resolve()}:{model.__qualname__}" if file else f"object:{model.__qualname__}"
+        return f"{model.__module__}:{model.__qualname__}"
+    return f"object:{type(model).__qualname__}"
+
+
+def _train(
+    folder: RunFolder,
+    recipe: Recipe,
+    network: Any,
+    dataset: Dataset | None,
+    callbacks: Sequence[Callback],
+    quiet: bool,
+    progress: Progress | None,
+) -> Run:
+    processes = Processes.join(choose_device(recipe.run.device).type)
+    if processes.is_main:
+        recipe.save(folder.recipe)
+        folder.write("environment.json", environment())
+    data = open_data(recipe.data, given=dataset, progress=progress)
+    if processes.is_main:
+        folder.write("data.json", data.to_dict(recipe.data))
+    processes.barrier()
+    Trainer(folder, recipe, data, network=network, callbacks=callbacks, quiet=quiet).train(resume=False)
+    return Run(folder, dataset=data.dataset if dataset is not None else None)
+
+
+def load(reference: Path | str, *, model: nn.Module | None = None) -> Bundle:
+    """Load a model: of a run, a bundle folder, or `last`.
+
+    Raises:
+        UnknownName: if there is no such run or bundle.
+        CheckpointError: if it is damaged or has no model yet.
+    """
+    path = Path(reference)
+    if (path / "bundle.json").is_file():
+        return Bundle.load(path, model)
+    folder = find_run(reference)
+    if model is not None:
+        return Bundle.load(folder.bundle, model)
+    return Run(folder).bundle
+
+
+__all__ = ["Run", "load", "new_recipe", "train"]

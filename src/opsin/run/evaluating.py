@@ -1,0 +1,178 @@
+"""Judge a run on a part of its data, or on other data: metrics with intervals, baselines, warnings, the ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opsin.analyze.baselines import baselines
+from opsin.analyze.measure import as_json, measure
+from opsin.data.dataset import PARTS, Dataset
+from opsin.data.formats import load_data
+from opsin.data.ledger import Ledger
+from opsin.data.loader import EvalLoader
+from opsin.engine.evaluate import evaluate
+from opsin.errors import ConfigError, DataError
+from opsin.metrics.intervals import Interval
+from opsin.metrics.paired import paired_bootstrap
+from opsin.results.rows import Rows
+from opsin.results.section import Note
+from opsin.run.data import bad_text, verify
+from opsin.run.folder import environment
+
+if TYPE_CHECKING:
+    from opsin.run import Run
+
+
+def evaluate_run(
+    run: Run, part: str = "test", *, data: Path | str | Dataset | None = None, with_baselines: bool = True, skip_bad: bool = False
+) -> dict[str, Any]:
+    """Metrics of a run's best model with intervals, as JSON values; rows are kept in `predictions/`.
+
+    A look at the test part is written into the ledger of the data.
+
+    Args:
+        run: a run that has a model.
+        part: `train`, `val` or `test` of the run's split; with `data`, only the name under which results are kept.
+        data: other data with the same classes, all of which is evaluated.
+        with_baselines: also judge simple methods trained on the same training part.
+        skip_bad: leave out pictures that cannot be read, and count them.
+
+    Raises:
+        ConfigError: for an unknown part.
+        DataError: if the part is empty, a picture broken, or the classes differ.
+    """
+    if data is None and part not in PARTS:
+        raise ConfigError(f"--split {part}: expected one of {', '.join(PARTS)}.")
+    task, bundle = run.bundle.task, run.bundle
+    dataset, indices, name, skipped = _samples(run, part, data, skip_bad)
+    started = time.monotonic()
+    loader = EvalLoader(dataset, indices, task, batch_size=64, workers=run.recipe.data.workers)
+    rows = evaluate(task, bundle.runner(run.state["effective"].get("judged", bundle.info["precision"])), loader)
+    loader.close()
+    seconds = time.monotonic() - started
+    run.folder.predictions(name).parent.mkdir(exist_ok=True)
+    rows.save(run.folder.predictions(name))
+    groups = _groups(run, dataset, rows)
+    intervals = measure(task, rows, groups=groups)
+    found: dict[str, Any] = {
+        "run": str(run.path),
+        "split": name,
+        "samples": len(rows),
+        "metrics": as_json(intervals),
+        "monitor": task.monitor.name,
+        "train": run.state.get("train", {}),
+        "warnings": [_note(note) for note in task.warnings(rows, run.state.get("train"))],
+        "looks_at_test": _looked(run, task.monitor.name, intervals) if data is None and part == "test" else [],
+        "skipped": skipped,
+        "seconds": seconds,
+        "images_per_second": len(rows) / max(seconds, 1e-9),
+        "environment": environment(),
+    }
+    if data is None:
+        found["gap"] = gap(found["train"], intervals)
+    if with_baselines and data is None and part != "train":
+        found["baselines"] = _baselines(run, part, rows, groups)
+    run.folder.write(f"evaluation-{name}.json", found)
+    if data is None and part == "test":
+        _into_bundle(run, found)
+    return found
+
+
+def gap(train: Mapping[str, float], intervals: Mapping[str, Any]) -> dict[str, float]:
+    """Training minus held-out value of every metric that has both."""
+    return {name: train[name] - one.value for name, one in intervals.items() if name in train}
+
+
+def _samples(run: Run, part: str, data: Path | str | Dataset | None, skip_bad: bool) -> tuple[Dataset, NDArray[np.int64], str, dict[str, str]]:
+    if data is None:
+        indices = run.data.indices(part)
+        if len(indices) == 0:
+            raise DataError(f"The {part} part of {run.path} is empty.")
+        return run.data.dataset, indices, part, {}
+    dataset = data if isinstance(data, Dataset) else load_data(data, columns=run.recipe.data.columns or None)
+    _check_classes(run, dataset)
+    bad = verify(dataset)
+    if bad and not skip_bad:
+        raise DataError(bad_text(dataset, bad))
+    indices = np.array([i for i in range(len(dataset)) if i not in bad], np.int64)
+    return dataset, indices, f"other-{dataset.name}", {dataset.id(i): reason for i, reason in bad.items()}
+
+
+def _check_classes(run: Run, dataset: Dataset) -> None:
+    """Class names must be those of the model, in any order of folders; positions are never compared."""
+    known = {h["name"]: tuple(h["class_names"]) for h in run.folder.read("data.json")["heads"]}
+    other = {h.name: tuple(h.class_names) for h in dataset.heads}
+    for name, names in known.items():
+        if name not in other:
+            raise DataError(f"{dataset.root} has no labels for '{name}', which this model answers.")
+        if other[name] == names:
+            continue
+        extra, missing = sorted(set(other[name]) - set(names)), sorted(set(names) - set(other[name]))
+        if extra:
+            raise DataError(
+                f"{dataset.root} has classes that the model does not know: {', '.join(extra)} (the model lacks none of: "
+                f"{', '.join(names)}; not in these data: {', '.join(missing) or 'none'}). Rename or remove them."
+            )
+        _renumber(dataset, name, names)
+
+
+def _renumber(dataset: Dataset, head: str, names: tuple[str, ...]) -> None:
+    """Give labels the positions that the model's class list has."""
+    old = next(h for h in dataset.heads if h.name == head)
+    place = np.array([names.index(name) for name in old.class_names], np.int64)
+    values = dataset.targets[head]
+    if old.kind == "single":
+        dataset.targets[head] = np.where(values >= 0, place[np.clip(values, 0, None)], -1)
+    else:
+        full = np.zeros((len(values), len(names)), np.float32)
+        full[:, place] = values
+        dataset.targets[head] = full
+
+
+def _groups(run: Run, dataset: Dataset, rows: Rows) -> NDArray[Any] | None:
+    spec = run.recipe.data.split.group
+    if spec is None:
+        return None
+    codes = dict(zip(dataset.ids, dataset.groups(spec).tolist()))
+    return np.array([codes[name] for name in rows.ids.tolist()], np.int64)
+
+
+def _looked(run: Run, name: str, intervals: Mapping[str, Interval]) -> list[dict[str, Any]]:
+    """Write this look at the test part into the ledger of the data, and give all of them."""
+    ledger, test = Ledger(run.recipe.data.path), run.data.split.test_fingerprint
+    ledger.record(test, str(run.path), "evaluate --split test", name, intervals[name].value)
+    return [asdict(look) for look in ledger.looks(test)]
+
+
+def _baselines(run: Run, part: str, rows: Rows, groups: NDArray[Any] | None) -> dict[str, Any]:
+    """Metrics of simple methods on the same split, and by how much the model is better (paired)."""
+    task, name = run.bundle.task, run.bundle.task.monitor.name
+    found = {}
+    for method, other in baselines(task, run.data.dataset, run.data.indices("train"), run.data.indices(part)).items():
+        mine, theirs = rows.join(other)
+        difference = paired_bootstrap(
+            lambda weights, mine=mine: {name: task.summarize(mine, weights)[name]},
+            lambda weights, theirs=theirs: {name: task.summarize(theirs, weights)[name]},
+            len(mine), groups=groups, replicates=500, seed=0,
+        )[name]  # fmt: skip
+        found[method] = {"metrics": as_json(measure(task, other, groups=groups, replicates=200)), "difference": difference.to_dict()}
+    return found
+
+
+def _note(note: Note) -> dict[str, Any]:
+    return {"code": note.code, "text": note.text, "level": note.level}
+
+
+def _into_bundle(run: Run, found: Mapping[str, Any]) -> None:
+    """The bundle carries its test metrics, so that they travel with the weights."""
+    record = run.folder.read("bundle/bundle.json")
+    record["metrics"] = found["metrics"]
+    run.folder.write("bundle/bundle.json", record)
+    run.bundle.info["metrics"] = found["metrics"]

@@ -1,0 +1,385 @@
+"""Classify: which class a picture belongs to, which labels apply to it, or several such questions at once.
+
+One *head* is one question: exactly one class (`single`, softmax and cross-entropy) or any number of labels (`multi`,
+sigmoids and binary cross-entropy). Missing labels (-1, nan) are masked and not counted. The logits of all heads stand
+side by side in one tensor (B, sum of K), so that any classifier serves for any number of heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from opsin.data import transforms
+from opsin.data.classes import class_weights, infer_heads, picture_sizes, pixel_statistics, to_spec
+from opsin.data.resize import center_crop, chain, random_resized_crop, resize, resize_center_crop, stack
+from opsin.data.transforms import AugmentSettings
+from opsin.errors import ConfigError, DataError
+from opsin.layers.normalize import Normalized
+from opsin.losses.classification import (
+    binary_count,
+    binary_cross_entropy_sum,
+    cross_entropy_count,
+    cross_entropy_sum,
+)
+from opsin.metrics import classification_report
+from opsin.recipe import Settings
+from opsin.results.classification import Classification, Head
+from opsin.results.rows import Rows
+from opsin.results.section import Note, Section
+from opsin.seeding import Keys
+from opsin.task import (
+    Batch,
+    Geometry,
+    ImageSpec,
+    Loss,
+    Monitor,
+    Part,
+    Prepared,
+    Sample,
+    Task,
+    TaskSettings,
+)
+
+NAMES = ("classify",)
+HELP = "say which class, or which labels, a picture has"
+SMALL = 64  # pixels: up to here pictures are used at their own size and shifted, above they are cropped and resized
+
+
+class HeadSettings(Settings):
+    """One question about a picture."""
+
+    name: str
+    kind: Literal["single", "multi"] = "single"
+    class_names: tuple[str, ...]
+    weight: float = Field(1.0, ge=0)
+    class_weights: tuple[float, ...] | None = None
+    thresholds: tuple[float, ...] | None = None
+    """Operating point, chosen on the validation part: a score per class; for two classes the second one's counts."""
+
+
+class ClassifySettings(TaskSettings):
+    """Settings of the task classify."""
+
+    heads: tuple[HeadSettings, ...]
+    """Questions and their class names; taken from the data."""
+    image_size: tuple[int, int]
+    """(H, W) that the model gets; by default the size of small pictures, else 224 x 224."""
+    channels: Literal[1, 3, 4]
+    """Channels that the model gets; taken from the data."""
+    pixel_type: Literal["uint8", "uint16", "float32"] = "uint8"
+    """Type of the pixels; taken from the data, never reduced in silence."""
+    pixel_range: tuple[float, float] = (0.0, 255.0)
+    """Lowest and highest value that pixels can have."""
+    mean: tuple[float, ...]
+    """Mean of the training pixels per channel, as a share of the range."""
+    std: tuple[float, ...]
+    """Standard deviation of the training pixels per channel, as a share of the range."""
+    small: bool
+    """Pictures are small and keep their size: shifted, never cropped at random."""
+    augment_preset: Literal["plain", "standard", "strong"] = "standard"
+    """Which random changes training pictures get (`--augment`)."""
+    augment: AugmentSettings = AugmentSettings()
+    """The changes one by one; what is given here wins over the preset."""
+    flip: bool
+    """Mirrored pictures keep their class; by default no for gray small pictures, letters, digits, left and right."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of each label that is spread over all classes in training."""
+    balance: Literal["none", "inverse", "effective"] = "none"
+    """Weigh classes by inverse frequency or by effective number (Cui et al. 2019)."""
+    operating_point: str = "f1"
+    """How thresholds are chosen on the validation part: f1, recall=0.95, specificity=0.9 or fpr=0.05."""
+    decide: Literal["best", "operating-point"] = "best"
+    """What two-class predictions say: the class with the better score, or the one at the operating point."""
+
+
+class Classify(Task[ClassifySettings]):
+    """Classification with one or several heads; see the module's text."""
+
+    settings_type = ClassifySettings
+
+    def __init__(self, settings: ClassifySettings) -> None:
+        super().__init__(settings)
+        ends = np.cumsum([len(head.class_names) for head in settings.heads]).tolist()
+        self.slices = [slice(end - len(head.class_names), end) for head, end in zip(settings.heads, ends)]
+        self.spec = ImageSpec(settings.channels, settings.pixel_type, settings.pixel_range)
+        self._weights = [None if h.class_weights is None else torch.tensor(h.class_weights) for h in settings.heads]
+
+    # From data to settings, from settings to a model -----------------------------------------------------------------
+
+    @classmethod
+    def infer(cls, data: Any, indices: NDArray[np.int64], given: Mapping[str, Any]) -> ClassifySettings:
+        """Class names, picture size, channels, mean and deviation from the training samples."""
+        values = dict(given)
+        if "heads" not in values:
+            values["heads"] = [HeadSettings(**head) for head in infer_heads(data)]
+        sizes = picture_sizes(data, indices)  # (n, 2)
+        small = bool(values.setdefault("small", int(sizes.max()) <= SMALL))
+        if "image_size" not in values:
+            values["image_size"] = tuple(int(v) for v in np.median(sizes, axis=0)) if small else (224, 224)
+        spec = data.spec
+        values.setdefault("channels", {2: 4}.get(spec.channels, spec.channels))
+        values.setdefault("pixel_type", spec.dtype)
+        values.setdefault("pixel_range", tuple(spec.range))
+        values.setdefault("flip", _may_flip(values["heads"], small, values["channels"]))
+        base = transforms.preset(values.get("augment_preset", "standard"), small=small, flip=values["flip"])
+        own = values.get("augment", {})
+        own = own.model_dump(exclude_unset=True) if isinstance(own, AugmentSettings) else dict(own)
+        values["augment"] = AugmentSettings.model_validate({**base.model_dump(), **own})
+        if "mean" not in values or "std" not in values:
+            want = ImageSpec(values["channels"], values["pixel_type"], values["pixel_range"])
+            mean, std = pixel_statistics(data, indices, want)
+            values.setdefault("mean", mean)
+            values.setdefault("std", std)
+        settings = ClassifySettings.model_validate(values)
+        if settings.decide == "operating-point" and not any(len(h.class_names) == 2 for h in settings.heads):
+            raise ConfigError("task.decide = 'operating-point' needs a head with exactly two classes.")
+        if settings.balance != "none":
+            heads = tuple(
+                head.model_copy(update={"class_weights": class_weights(data, indices, head.name, len(head.class_names), settings.balance)})
+                for head in settings.heads
+                if head.kind == "single"
+            ) + tuple(head for head in settings.heads if head.kind == "multi")
+            settings = settings.model_copy(update={"heads": heads})
+        return settings
+
+    @property
+    def model_facts(self) -> dict[str, Any]:
+        return {
+            "in_channels": self.settings.channels,
+            "num_outputs": self.slices[-1].stop,
+            "image_size": self.settings.image_size,
+        }
+
+    def assemble(self, network: nn.Module) -> nn.Module:
+        """Pixels are normalized inside the model, so that no export can forget it."""
+        return Normalized(network, self.spec, self.settings.mean, self.settings.std)
+
+    @property
+    def static_prepare(self) -> bool:
+        return self.settings.small
+
+    # From a sample to a batch ----------------------------------------------------------------------------------------
+
+    def prepare(self, sample: Sample, key: int, train: bool) -> Prepared:
+        image = to_spec(sample.image, self.spec)
+        size = self.settings.image_size
+        if self.settings.small:
+            image, geometry = _fit(image, size)
+        elif train and self.settings.augment.crop_scale is not None:
+            crop = self.settings.augment
+            image, geometry = random_resized_crop(image, key, size, crop.crop_scale, crop.crop_ratio)
+        elif size[0] == size[1]:
+            image, geometry = resize_center_crop(image, size[0])
+        else:
+            image, geometry = _fit(image, size)
+        return Prepared(sample.id, image, sample.target, geometry, sample.target)
+
+    @property
+    def reduce_to(self) -> int | None:
+        """Shorter side below which a large picture need not be decoded."""
+        return None if self.settings.small else round(max(self.settings.image_size) / 0.875)
+
+    def collate(self, samples: Sequence[Prepared], keys: Keys) -> Batch:
+        targets: dict[str, Tensor] = {}
+        if samples[0].target:
+            for head in self.settings.heads:
+                values = np.stack([np.asarray(sample.target[head.name]) for sample in samples])
+                targets[head.name] = torch.from_numpy(values.astype(np.int64 if head.kind == "single" else np.float32))
+        inputs = stack([sample.inputs for sample in samples])
+        geometry, originals = [sample.geometry for sample in samples], [sample.original for sample in samples]
+        return Batch(inputs, targets, geometry, originals, [sample.id for sample in samples], keys)
+
+    def partners(self, keys: Keys) -> NDArray[np.int64] | None:
+        return transforms.partners(keys) if self.settings.augment.mixes else None
+
+    def augment(self, batch: Batch) -> Batch:
+        """Everything random but the crop of photos; mixed pictures get mixed (soft) targets."""
+        settings = self.settings.augment
+        images = transforms.augment(batch.inputs, batch.keys, settings, self.settings.pixel_range)
+        if batch.partners is None:
+            return replace(batch, inputs=images)
+        images, share = transforms.mix(images, batch.partners, batch.keys, settings)
+        partners = torch.from_numpy(batch.partners).to(images.device)
+        targets = {}
+        for head in self.settings.heads:
+            soft = self._soft(head, batch.targets[head.name]).to(share.dtype)
+            own, other = soft[: len(batch)], soft[partners]
+            targets[head.name] = share[:, None] * own + (1 - share[:, None]) * other
+        return replace(batch, inputs=images, targets=targets, keys=batch.keys[: len(batch)], partners=None)
+
+    def _soft(self, head: HeadSettings, target: Tensor) -> Tensor:
+        if head.kind == "multi":
+            return target
+        known = (target >= 0).to(torch.float32)
+        return F.one_hot(target.clamp_min(0), len(head.class_names)).to(torch.float32) * known[:, None]
+
+    # Training --------------------------------------------------------------------------------------------------------
+
+    def counts(self, batch: Batch, phase: str) -> dict[str, float]:
+        found = {}
+        for head, weights in zip(self.settings.heads, self._weights):
+            target = batch.targets[head.name]
+            found[head.name] = float(binary_count(target) if head.kind == "multi" else cross_entropy_count(target, weights))
+        return found
+
+    def training_step(self, model: nn.Module, batch: Batch, phase: str) -> Loss:
+        logits = model(batch.inputs).logits  # (B, sum K)
+        loss: Loss = {}
+        for head, part, weights in zip(self.settings.heads, self.slices, self._weights):
+            target = batch.targets[head.name]
+            if head.kind == "multi":
+                total, count, _ = binary_cross_entropy_sum(logits[:, part], target)
+            else:
+                given = None if weights is None else weights.to(logits.device)
+                total, count, _ = cross_entropy_sum(logits[:, part], target, label_smoothing=self.settings.label_smoothing, class_weights=given)
+            loss[head.name] = Part(total, count, head.weight)
+        return loss
+
+    # Prediction and judgement ----------------------------------------------------------------------------------------
+
+    def predict_step(self, outputs: Mapping[str, NDArray[Any]], ids: Sequence[str], geometry: Sequence[Geometry]) -> list[Classification]:
+        logits = outputs["logits"].astype(np.float32)
+        if not np.isfinite(logits).all():
+            raise DataError(f"The model's scores for {ids[int(np.argwhere(~np.isfinite(logits))[0, 0])]} are not finite.")
+        scores = [_softmax(logits[:, p]) if h.kind == "single" else _sigmoid(logits[:, p]) for h, p in zip(self.settings.heads, self.slices)]
+        limits = [self._limits(head) for head in self.settings.heads]
+        return [
+            Classification(name, tuple(Head(h.name, h.class_names, s[i], h.kind == "multi", t) for h, s, t in zip(self.settings.heads, scores, limits)))
+            for i, name in enumerate(ids)
+        ]
+
+    def _limits(self, head: HeadSettings) -> NDArray[np.float32] | None:
+        used = head.kind == "multi" or self.settings.decide == "operating-point"
+        return np.asarray(head.thresholds, np.float32) if used and head.thresholds is not None else None
+
+    def score(self, result: Classification, target: Mapping[str, Any]) -> dict[str, Any]:
+        row: dict[str, Any] = {"id": result.id}
+        for head in result.heads:
+            prefix = self._prefix(head.name)
+            row[f"{prefix}target"] = np.asarray(target[head.name])
+            row[f"{prefix}scores"] = head.scores
+        return row
+
+    def _prefix(self, name: str) -> str:
+        return "" if len(self.settings.heads) == 1 else f"{name}."
+
+    def summarize(self, rows: Rows, weights: NDArray[Any] | None = None) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for head in self.settings.heads:
+            prefix = self._prefix(head.name)
+            values = classification_report.metrics(
+                rows[f"{prefix}scores"], rows[f"{prefix}target"], weights, multi=head.kind == "multi", thresholds=head.thresholds
+            )
+            found |= {f"{prefix}{name}": value for name, value in values.items()}
+        if len(self.settings.heads) > 1:
+            each = [found[f"{h.name}.{_headline(h.kind)}"] for h in self.settings.heads]
+            found = {"heads_mean": np.mean(np.stack(each), axis=0), **found}
+        return found
+
+    @property
+    def monitor(self) -> Monitor:
+        if len(self.settings.heads) > 1:
+            return Monitor("heads_mean")
+        return Monitor(_headline(self.settings.heads[0].kind))
+
+    def example_inputs(self, batch_size: int = 1) -> Tensor:
+        dtype = {"uint8": torch.uint8, "uint16": torch.uint16, "float32": torch.float32}[self.settings.pixel_type]
+        shape = (batch_size, self.settings.channels, *self.settings.image_size)
+        low, high = self.settings.pixel_range
+        values = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * (high - low) + low
+        return values.to(dtype)
+
+    # What a report shows ---------------------------------------------------------------------------------------------
+
+    def calibrate(self, rows: Rows) -> ClassifySettings:
+        """Thresholds by the rule `operating_point`, for labels and for two classes."""
+        heads = []
+        for head in self.settings.heads:
+            prefix = self._prefix(head.name)
+            points = classification_report.operating_points(
+                rows[f"{prefix}scores"], rows[f"{prefix}target"], self.settings.operating_point, multi=head.kind == "multi"
+            )
+            heads.append(head.model_copy(update={"thresholds": points}))
+        return self.settings.model_copy(update={"heads": tuple(heads)})
+
+    def sections(self, rows: Rows) -> list[Section]:
+        found: list[Section] = []
+        for head in self.settings.heads:
+            prefix = self._prefix(head.name)
+            found += classification_report.sections(
+                head.name if prefix else "", head.class_names, rows.ids, rows[f"{prefix}scores"], rows[f"{prefix}target"],
+                multi=head.kind == "multi", thresholds=head.thresholds,
+            )  # fmt: skip
+        return found
+
+    def warnings(self, rows: Rows, train_metrics: Mapping[str, float] | None = None) -> list[Note]:
+        found: list[Note] = []
+        for head in self.settings.heads:
+            prefix = self._prefix(head.name)
+            found += classification_report.warnings(
+                head.name if prefix else "", head.class_names, rows[f"{prefix}scores"], rows[f"{prefix}target"],
+                multi=head.kind == "multi", train_metrics=train_metrics or {},
+            )  # fmt: skip
+        return found
+
+    def check_batch(self, model: nn.Module, batch: Batch) -> Iterator[Note]:
+        """Labels within range; the loss of a new model near ln(K)."""
+        with torch.no_grad():
+            loss = self.training_step(model, batch, "main")
+        for head in self.settings.heads:
+            target, k = batch.targets[head.name], len(head.class_names)
+            if head.kind == "single" and (int(target.max()) >= k or int(target.min()) < -1):
+                text = f"Head '{head.name}': labels {int(target.min())}..{int(target.max())}, expected -1 (missing) to {k - 1}."
+                yield Note("label-range", text, "error")
+            part = loss[head.name]
+            count = float(part.count)
+            expected = float(np.log(k)) if head.kind == "single" else float(np.log(2))
+            value = float(part.sum) / max(count, 1e-9)
+            if count and value > 3 * expected + 1:
+                text = f"Head '{head.name}': the loss at the start is {value:.2f}; a model that knows nothing has {expected:.2f}."
+                yield Note("initial-loss", f"{text} Fine with weights from elsewhere; else check labels and initialization.", "warning")
+
+
+def _headline(kind: str) -> str:
+    return "accuracy" if kind == "single" else "average_precision"
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    power = np.exp(logits - logits.max(axis=1, keepdims=True))
+    found: NDArray[np.float32] = power / power.sum(axis=1, keepdims=True)
+    return found
+
+
+def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = (0.5 * (1.0 + np.tanh(0.5 * logits))).astype(np.float32)
+    return found
+
+
+def _fit(image: Tensor, size: tuple[int, int]) -> tuple[Tensor, Geometry]:
+    """Bring a picture to exactly (H, W): whole when its shape agrees, else its middle."""
+    height, width = image.shape[-2:]
+    if height * size[1] == width * size[0]:
+        return resize(image, size)
+    scale = max(size[0] / height, size[1] / width)
+    resized, first = resize(image, (max(size[0], round(height * scale)), max(size[1], round(width * scale))))
+    cut, second = center_crop(resized, size)
+    return cut, chain(first, second)
+
+
+def _may_flip(heads: Sequence[Any], small: bool, channels: int) -> bool:
+    names = [str(name).lower() for head in heads for name in head.class_names]
+    if any("left" in name or "right" in name for name in names) or (names and all(len(name) <= 1 for name in names)):
+        return False
+    return not (small and channels == 1)
+
+
+build = Classify
