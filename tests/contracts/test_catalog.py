@@ -56,5 +56,8 @@ def test_checksums_equal_torchvision_s() -> None:
 
 
 def test_listing_imports_no_torch() -> None:
-    code = "import sys; from opsin.data.catalog import catalog; list(catalog); import opsin.data.download; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, opsin.data.download; from opsin.data.catalog import catalog; "
+        "list(catalog); sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

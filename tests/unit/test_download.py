@@ -53,20 +53,24 @@ class Handler(BaseHTTPRequestHandler):
         trouble = self.server.plan.pop(0) if self.server.plan else ""
         body = self.server.files.get(self.path.lstrip("/"))
         if body is None or trouble == "gone":
-            return self.send_error(404)
+            self.send_error(404)
+            return
         if trouble == "busy":
-            return self.send_error(503)
+            self.send_error(503)
+            return
         if trouble == "redirect":
             self.send_response(302)
             self.send_header("Location", self.path)
             self.send_header("Content-Length", "0")
-            return self.end_headers()
+            self.end_headers()
+            return
         start = 0
         tag = '"other"' if trouble == "changed" else '"v1"'
         if span and trouble != "ignores range" and self.headers.get("If-Range") == tag:
             start = int(span.removeprefix("bytes=").rstrip("-"))
             if start >= len(body):
-                return self.send_error(416)
+                self.send_error(416)
+                return
         self.send_response(206 if start else 200)
         if start:
             shown = start + 7 if trouble == "wrong range" else start
@@ -163,14 +167,14 @@ def test_trouble_that_is_overcome(server: Server, tmp_path: Path, plan: list[str
 )
 def test_trouble_that_is_reported(server: Server, tmp_path: Path, plan: list[str], message: str) -> None:
     server.plan = plan
-    with pytest.raises(DataError, match=rf"file\.bin could not be fetched.*127\.0\.0\.1(?s:.*){message}"):
+    with pytest.raises(DataError, match=rf"(?s)file\.bin could not be fetched.*127\.0\.0\.1.*{message}"):
         bring(server, tmp_path)
     assert not (tmp_path / "file.bin").exists()
 
 
 def test_false_length_without_a_published_size(server: Server, tmp_path: Path) -> None:
     server.plan = ["claims more"] * 9
-    with pytest.raises(DataError, match="ended after 300000 of 305000 bytes"):
+    with pytest.raises(DataError, match="tried 3 times"):
         bring(server, tmp_path, size=None)
     server.plan = ["claims less"]
     with pytest.raises(DataError, match="MD5"):
@@ -342,7 +346,7 @@ def test_mirrors(small: Entry, server: Server, tmp_path: Path, monkeypatch: pyte
 def test_mirror_with_something_else(small: Entry, tmp_path: Path, change: Any, message: str) -> None:
     files = made_files()
     files["train-labels-idx1-ubyte.gz"] = change(files["train-labels-idx1-ubyte.gz"])
-    with pytest.raises(DataError, match=rf"is not the published data set: train-labels.*{message}"):
+    with pytest.raises(DataError, match=rf"is not the published data set: .*{message}"):
         download.get("mnist", tmp_path / "a", mirror=str(mirror_of(files, tmp_path / "m")))
     assert not (tmp_path / "a").exists()
 

@@ -174,7 +174,8 @@ def test_exif_orientation_as_pillow_applies_it(kind: str, orientation: int) -> N
     header = probe(data)
     assert header.size == want.shape[:2]
     assert header.orientation == orientation
-    assert header.taken == "2024:05:01 12:30:00"
+    if kind != "TIFF":  # Pillow writes no EXIF block into TIFF
+        assert header.taken == "2024:05:01 12:30:00"
 
 
 def test_the_first_frame_of_an_animation_is_read() -> None:

@@ -28,6 +28,16 @@ FP32, FP64 = Precision("fp32", CPU, False), Precision("fp64", CPU, False)
 CLASSES = 4
 
 
+@pytest.fixture(autouse=True)
+def _steady(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A busy machine must not change what is found."""
+    monkeypatch.setattr(module, "OVERFIT_SECONDS", 60.0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 class Classify(Toy):
     """Cross-entropy over pictures (B, 1, 4, 4), and a finding of its own when labels are out of range."""
 

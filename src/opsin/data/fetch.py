@@ -134,15 +134,15 @@ def _whole(url: str, part: Path, size: int | None, progress: Progress | None, pa
     if not _same_origin(url, part):
         _forget(part)
     failures, wait = 0, patience.wait
+    furthest = part.stat().st_size if part.exists() else 0
     while True:
-        before = part.stat().st_size if part.exists() else 0
         try:
             _attempt(url, part, size, progress, patience.stall)
             return
         except _BrokenError as error:
             now = part.stat().st_size if part.exists() else 0
-            if now > before:
-                failures, wait = 0, patience.wait  # slow, but it moves
+            if now > furthest:
+                failures, wait, furthest = 0, patience.wait, now  # slow, but it moves
             failures += 1
             if failures >= patience.tries:
                 raise _BrokenError(f"{error} (tried {failures} times in a row without getting further)") from error

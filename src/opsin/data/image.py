@@ -1,7 +1,7 @@
 """The one decode path: bytes to an image tensor (C, H, W) with its ImageSpec, nothing lost and nothing guessed.
 
-* JPEG is decoded by simplejpeg (the same pixels as Pillow), everything else by Pillow; 16-bit color PNG by torchvision
-  and deep PGM/PPM here, because Pillow would drop their low bits.
+* JPEG is decoded by simplejpeg (the same pixels as Pillow), everything else by Pillow; 16-bit color PNG and deep
+  PGM/PPM are read here, because Pillow would drop their low bits.
 * The EXIF orientation is applied. Color profiles are not.
 * Grey stays grey (1 channel), RGB 3, alpha 2 or 4. Palettes, CMYK, YCbCr, LAB and HSV are other ways to write RGB(A)
   and become that; 1-bit pictures become 0 and 255. 16 bits stay uint16, 32-bit integers and floats become float32.
@@ -168,7 +168,8 @@ def probe(source: bytes | str | os.PathLike[str], *, name: str | None = None) ->
                 else _spec_of_mode(image)
             )
             mode = f"{image.mode};16" if deep_png else image.mode
-            size = _turned((image.height, image.width), exif.orientation)
+            # Pillow turns TIFF by itself, and gives the size after that.
+            size = _turned((image.height, image.width), 1 if image.format == "TIFF" else exif.orientation)
             return Probe(str(image.format), size, mode, *exif, spec)
 
 

@@ -26,6 +26,7 @@ from opsin.engine.listeners import open_listeners
 from opsin.engine.loop import Loop, LoopState, Plan
 from opsin.engine.optimizers import Average, build_optimizer
 from opsin.engine.precision import Precision, choose_device
+from opsin.engine.preflight import epochs_for_minutes, find_micro_batch, preflight
 from opsin.engine.schedules import schedule
 from opsin.errors import ConfigError, TrainingError
 from opsin.layers.sync_batchnorm import convert as synchronize
@@ -215,10 +216,8 @@ class Trainer:
     ) -> dict[str, Any]:
         """What is found before step 1: the micro-batch that fits, the epochs that fit into the minutes."""
         run = self.recipe.run
-        if not run.preflight and run.micro_batch: return {"epochs": run.epochs, "micro_batch": None, "precision": self.precision.name, "device": str(self.device)}
-        from opsin.engine.preflight import epochs_for_minutes, find_micro_batch, preflight
         batch = next(iter(train.epoch(0)))
-        if run.preflight:
+        if run.preflight and self.processes.is_main:
             shared = (self.data.dataset.ids[i] for i in self.data.indices("train")), (self.data.dataset.ids[i] for i in self.data.indices("val"))
             notes = preflight(task, model, batch, optimizers, precision=self.precision, train_ids=shared[0], val_ids=shared[1])
             self.folder.update("run.json", preflight=[vars(note) for note in notes])
@@ -228,12 +227,13 @@ class Trainer:
             for note in notes:
                 if note.level == "warning":
                     stream(Warned(note.code, note.text))
-        micro = run.micro_batch or find_micro_batch(task, model, batch, precision=self.precision)
+        micro = run.micro_batch or find_micro_batch(task, model, batch, precision=self.precision, optimizers=optimizers, processes=self.processes)
         epochs = run.epochs
         if run.minutes is not None:
             epochs = epochs_for_minutes(
-                task, model, train, run.minutes, precision=self.precision, micro_batch=micro,
+                task, model, train, run.minutes, precision=self.precision, optimizers=optimizers, micro_batch=micro,
                 validate=self._validation(task, val) if val is not None else None,
+                validate_every=run.validate_every, processes=self.processes,
             )  # fmt: skip
         found = {"epochs": epochs, "micro_batch": micro, "precision": self.precision.name, "device": str(self.device)}
         return dict(self.processes.gather_objects(found)[0])
