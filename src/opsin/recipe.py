@@ -78,12 +78,15 @@ class ModelSettings(Settings):
 class OptimizerSettings(Settings):
     """How weights are updated."""
 
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    name: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
     """Update rule."""
     lr: float | None = Field(None, gt=0)
-    """Peak learning rate for the global batch; by default 0.05 per 128 samples for sgd, 0.001 for adam and adamw."""
+    """Peak learning rate for the global batch; by default 0.05 per 128 samples for sgd, 0.1 for muon, 0.001 for
+    adam and adamw."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """For sgd."""
+    """For sgd and muon."""
+    other_lr: float = Field(0.05, gt=0)
+    """For muon: rate of what is not a hidden layer (first and last layer, biases, norms), which SGD updates."""
     nesterov: bool = True
     """For sgd: Nesterov's momentum."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -99,12 +102,12 @@ class OptimizerSettings(Settings):
 class ScheduleSettings(Settings):
     """How the learning rate changes over the run."""
 
-    name: Literal["constant", "step", "cosine", "one-cycle"] = "cosine"
+    name: Literal["constant", "step", "linear", "cosine", "one-cycle"] = "cosine"
     """Shape of the curve after warm-up."""
     warmup_epochs: float = Field(0.0, ge=0)
-    """Epochs of linear warm-up from a hundredth of the rate (constant, step, cosine)."""
+    """Epochs of linear warm-up from a hundredth of the rate (all but one-cycle)."""
     final: float = Field(0.0, ge=0, le=1)
-    """Last value as a share of the peak (cosine, one-cycle)."""
+    """Last value as a share of the peak (linear, cosine, one-cycle)."""
     milestones: tuple[float, ...] = (1 / 3, 2 / 3)
     """For step: shares of the run at which the rate drops."""
     gamma: float = Field(0.1, gt=0, le=1)

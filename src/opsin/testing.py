@@ -101,7 +101,9 @@ def check_outputs(model: nn.Module, images: Tensor, num_outputs: int) -> None:
                 raise
             mode = f"with {size} pictures in {'training' if training else 'evaluation'}"
             if not (isinstance(output, tuple) and hasattr(output, "_asdict") and "logits" in output._asdict()):
-                raise ContractError(f"forward {mode} returned {type(output).__name__}; expected a NamedTuple with logits.")
+                raise ContractError(
+                    f"forward {mode} returned {type(output).__name__}; expected a NamedTuple with logits."
+                )
             if tuple(output.logits.shape) != (size, num_outputs):
                 raise ContractError(f"logits {mode}: {tuple(output.logits.shape)}; expected ({size}, {num_outputs}).")
             if not output.logits.isfinite().all():
@@ -170,7 +172,9 @@ def check_saving(model: nn.Module, other: nn.Module, images: Tensor) -> None:
         raise ContractError(f"saved weights do not fit a second model of the same builder: {report.summary()}")
     with evaluating(model), evaluating(other), torch.no_grad():
         if not torch.equal(_logits(model, images), _logits(other, images)):
-            raise ContractError("a second model with the saved weights gives other logits; is part of the state not saved?")
+            raise ContractError(
+                "a second model with the saved weights gives other logits; is part of the state not saved?"
+            )
 
 
 def check_overfits(model: nn.Module, images: Tensor, num_outputs: int, steps: int) -> None:
@@ -189,7 +193,9 @@ def check_overfits(model: nn.Module, images: Tensor, num_outputs: int, steps: in
                 optimizer.zero_grad()
                 value.backward()
                 optimizer.step()
-    raise ContractError(f"{len(images)} pictures were not learned in {steps} steps: the loss is {loss:.3f}, expected < 0.1.")
+    raise ContractError(
+        f"{len(images)} pictures were not learned in {steps} steps: the loss is {loss:.3f}, expected < 0.1."
+    )
 
 
 def check_export(model: nn.Module, images: Tensor) -> None:
@@ -217,4 +223,6 @@ def _close(name: str, a: Tensor, other: str, b: Tensor, tolerance: float) -> Non
     scale = max(1.0, float(b.abs().max()))
     difference = float((a - b).abs().max()) / scale
     if not difference <= tolerance:
-        raise ContractError(f"{name} differ from those {other} by {difference:.1e} of their scale; at most {tolerance:.0e}.")
+        raise ContractError(
+            f"{name} differ from those {other} by {difference:.1e} of their scale; at most {tolerance:.0e}."
+        )

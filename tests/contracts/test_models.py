@@ -137,7 +137,13 @@ def test_auto_and_round_trip():
     ("name", "kwargs", "channels", "error", "message"),
     [
         ("resnet81", {}, 3, UnknownName, "Did you mean 'resnet18'"),
-        ("resnet18", {"stm": "cifar"}, 3, ConfigError, r"no argument 'stm' \(did you mean 'stem'\?\)\. It takes: stem, width"),
+        (
+            "resnet18",
+            {"stm": "cifar"},
+            3,
+            ConfigError,
+            r"no argument 'stm' \(did you mean 'stem'\?\)\. It takes: stem, width",
+        ),
         ("resnet18", {"num_classes": 3}, 3, ConfigError, "'num_classes' is set from the data"),
         ("resnet18", {"stem": "jpeg"}, 3, ConfigError, "expected 'imagenet' or 'cifar'"),
         ("mlp", {"hidden": []}, 3, ConfigError, "one positive width or more"),

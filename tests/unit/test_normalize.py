@@ -89,7 +89,9 @@ def test_exports_to_onnx(tmp_path):
     model = Normalized(net, ImageSpec(), MEAN, STD).eval()
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     path = tmp_path / "model.onnx"
-    torch.onnx.export(model, (images[:2],), path, dynamo=True, verbose=False, dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.onnx.export(
+        model, (images[:2],), path, dynamo=True, verbose=False, dynamic_shapes=({0: torch.export.Dim("batch")},)
+    )
     session = runtime.InferenceSession(path)
     (logits,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     np.testing.assert_allclose(logits, model(images).logits.detach().numpy(), rtol=1e-4, atol=1e-5)

@@ -94,7 +94,9 @@ def test_a_plain_file_goes_into_a_wrapped_network_and_back(net, tmp_path, wrap):
     assert _equal(again, wrapped)
 
 
-@pytest.mark.parametrize("make", [_net, lambda k: smallnet(k, width=8), lambda k: build(ModelSpec("timm/test_resnet", {}, 3, k, (32, 32)))])
+@pytest.mark.parametrize(
+    "make", [_net, lambda k: smallnet(k, width=8), lambda k: build(ModelSpec("timm/test_resnet", {}, 3, k, (32, 32)))]
+)
 def test_a_head_of_another_size_stays_new(tmp_path, make):
     path = tmp_path / "a.safetensors"
     donor, model = make(7), make(4)
@@ -134,7 +136,13 @@ def test_missing_and_unexpected_are_reported(net, tmp_path):
 
 def test_prefix(net, tmp_path):
     path = tmp_path / "a.pt"
-    torch.save({**{f"student.{n}": v * 0 for n, v in net.state_dict().items()}, **{f"teacher.{n}": v for n, v in net.state_dict().items()}}, path)
+    torch.save(
+        {
+            **{f"student.{n}": v * 0 for n, v in net.state_dict().items()},
+            **{f"teacher.{n}": v for n, v in net.state_dict().items()},
+        },
+        path,
+    )
     other = _net()
     assert load_weights(other, path, prefix="teacher.").complete
     assert _equal(net, other)
@@ -155,7 +163,7 @@ def test_other_input_channels(tmp_path, given, wanted):
     grey = torch.rand(2, 1, 16, 16)
     if wanted < 4:  # equal channels give equal activations
         a, b = donor.conv1(grey.expand(-1, given, -1, -1)), model.conv1(grey.expand(-1, wanted, -1, -1))
-        torch.testing.assert_close(a, b * (1 if wanted == 1 or given == 1 else 1), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_another_width_is_refused_and_nothing_changes(net, tmp_path):
@@ -192,10 +200,10 @@ class Sneaky:
     ("name", "content", "message"),
     [
         ("missing.pt", None, "no such file"),
-        ("empty.pt", b"", "truncated or damaged"),
-        ("text.pth", b"404: Not Found", "truncated or damaged"),
-        ("html.safetensors", b"<!doctype html>" * 50, "truncated or damaged"),
-        ("lie.safetensors", (1 << 40).to_bytes(8, "little") + b"{}", "truncated or damaged"),
+        ("empty.pt", b"", "truncated, damaged or"),
+        ("text.pth", b"404: Not Found", "truncated, damaged or"),
+        ("html.safetensors", b"<!doctype html>" * 50, "truncated, damaged or"),
+        ("lie.safetensors", (1 << 40).to_bytes(8, "little") + b"{}", "truncated, damaged or"),
     ],
 )
 def test_broken_files(net, tmp_path, name, content, message):
@@ -224,14 +232,18 @@ def test_truncated_files(net, tmp_path, suffix, share):
 def test_pickles_with_code_are_refused(net, tmp_path):
     path = tmp_path / "a.pt"
     torch.save({"state_dict": net.state_dict(), "config": Sneaky()}, path)
-    with pytest.raises(CheckpointError, match="holds Python objects besides tensors"):
+    with pytest.raises(CheckpointError, match=r"holds Python objects besides tensors \((posix|nt)\.system\)"):
         load_weights(net, path)
     assert not os.path.exists("/tmp/opsin-was-here")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [({"epoch": 3}, "no tensors found. Its entries are: epoch"), ([1, 2], "the file holds list"), (torch.ones(3), "holds Tensor")],
+    [
+        ({"epoch": 3}, "no tensors found. Its entries are: epoch"),
+        ([1, 2], "the file holds list"),
+        (torch.ones(3), "holds Tensor"),
+    ],
 )
 def test_files_that_hold_no_state_dict(net, tmp_path, content, message):
     path = tmp_path / "a.pt"
@@ -252,7 +264,9 @@ def test_weights_that_are_not_finite_are_refused(net, tmp_path):
 def test_half_precision_files_and_tied_weights(tmp_path):
     path = tmp_path / "a.safetensors"
     net = _net()
-    safetensors.torch.save_file({n: v.half() if v.is_floating_point() else v for n, v in net.state_dict().items()}, path)
+    safetensors.torch.save_file(
+        {n: v.half() if v.is_floating_point() else v for n, v in net.state_dict().items()}, path
+    )
     other = _net()
     assert load_weights(other, path).complete
     assert other.conv1.weight.dtype == torch.float32

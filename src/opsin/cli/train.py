@@ -55,7 +55,7 @@ def command(
     from opsin.run.settings import flag_layers
 
     flags = {
-        "data.path": data, "data.format": format, "data.columns": _pairs(columns), "data.skip_bad": skip_bad or None,
+        "data.path": data, "data.format": format, "data.columns": pairs(columns), "data.skip_bad": skip_bad or None,
         "data.split.group": group, "data.split.seed": split_seed, "data.split.earlier": split_from, "data.split.folds": folds,
         "model.name": model, "model.weights": weights, "task.augment_preset": augment,
         "run.epochs": epochs, "run.minutes": minutes, "run.batch_size": batch_size, "run.seed": seed,
@@ -82,7 +82,8 @@ def _resume(reference: str, quiet: bool, json: bool, given: list[Any]) -> int:
     return 130 if run.state.get("status") == "interrupted" else 0
 
 
-def _pairs(columns: list[str] | None) -> dict[str, str] | None:
+def pairs(columns: list[str] | None) -> dict[str, str] | None:
+    """Read `role=column` words of `--columns`."""
     from opsin.errors import ConfigError
 
     if not columns:

@@ -15,6 +15,8 @@ import os
 import pickle
 import re
 import sys
+import tempfile
+import uuid
 from collections.abc import Iterator
 from multiprocessing import reduction
 from pathlib import Path
@@ -117,39 +119,40 @@ class Cache:
 class _SharedBlock:
     """Anonymous shared memory of a fixed size that other processes of this program can map.
 
-    On Linux a memfd, which the small /dev/shm of containers does not limit; pages cost nothing before they are written.
-    Elsewhere a named block of `multiprocessing.shared_memory`.
+    On Linux a memfd, which the small /dev/shm of containers does not limit; on other Unix systems a temporary file
+    without a name; on Windows a named section. Pages cost nothing before they are written.
     """
 
     def __init__(self, size: int) -> None:
-        self.size = size
-        self._fd = -1
-        self._named: Any = None
-        if hasattr(os, "memfd_create"):
+        self.size, self._fd, self._tag = size, -1, ""
+        if sys.platform == "win32":
+            self._tag = f"opsin-{uuid.uuid4()}"
+        elif hasattr(os, "memfd_create"):
             self._fd = os.memfd_create("opsin-cache")
-            os.ftruncate(self._fd, size)
         else:
-            from multiprocessing.shared_memory import SharedMemory
-
-            self._named = SharedMemory(create=True, size=size)
+            with tempfile.TemporaryFile(prefix="opsin-cache-") as file:
+                self._fd = os.dup(file.fileno())
+        if self._fd >= 0:
+            os.ftruncate(self._fd, size)
         self._map()
 
     def _map(self) -> None:
-        self.view = memoryview(mmap.mmap(self._fd, self.size)) if self._fd >= 0 else self._named.buf
+        if sys.platform == "win32":
+            self.view = memoryview(mmap.mmap(-1, self.size, tagname=self._tag))
+        else:
+            self.view = memoryview(mmap.mmap(self._fd, self.size))
 
-    def __getstate__(self) -> tuple[int, Any, Any]:
-        return self.size, reduction.DupFd(self._fd) if self._fd >= 0 else None, self._named
+    def __getstate__(self) -> tuple[int, Any, str]:
+        return self.size, reduction.DupFd(self._fd) if self._fd >= 0 else None, self._tag
 
-    def __setstate__(self, state: tuple[int, Any, Any]) -> None:
-        self.size, duplicate, self._named = state
+    def __setstate__(self, state: tuple[int, Any, str]) -> None:
+        self.size, duplicate, self._tag = state
         self._fd = duplicate.detach() if duplicate is not None else -1
         self._map()
 
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:
             os.close(self._fd)
-        elif getattr(self, "_named", None) is not None:
-            self._named.close()
 
 
 def make_cache(setting: str, dataset: Any, share: float = 1.0) -> Cache | None:

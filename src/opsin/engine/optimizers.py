@@ -7,15 +7,19 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from opsin.engine.muon import Muon, is_hidden
 from opsin.errors import TrainingError
 from opsin.recipe import OptimizerSettings
 
 
 def learning_rate(settings: OptimizerSettings, batch_size: int) -> float:
-    """The peak rate: as given, or 0.05 per 128 samples for sgd (linear scaling, Goyal 2017), 0.001 for adam and adamw."""
+    """The peak rate: as given, or 0.05 per 128 samples for sgd (linear scaling, Goyal 2017), 0.1 for muon,
+    0.001 for adam and adamw."""
     if settings.lr is not None:
         return settings.lr
-    return 0.05 * batch_size / 128 if settings.name == "sgd" else 1e-3
+    if settings.name == "sgd":
+        return 0.05 * batch_size / 128
+    return 0.1 if settings.name == "muon" else 1e-3
 
 
 def build_optimizer(
@@ -38,6 +42,11 @@ def build_optimizer(
     if settings.name == "sgd":
         nesterov = settings.nesterov and settings.momentum > 0
         return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, nesterov=nesterov, fused=fused)
+    if settings.name == "muon":
+        last = [name for name, p in trainable if p.ndim > 1][-1:]
+        hidden = {id(p) for name, p in trainable if is_hidden(name, p, *last)}
+        rest = [{**group, "params": [p for p in group["params"] if id(p) not in hidden]} for group in groups]
+        return Muon([p for p in decayed if id(p) in hidden], rest, rate, settings.other_lr, settings.momentum)
     kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
     return kind(groups, lr=rate, betas=settings.betas, fused=fused)
 

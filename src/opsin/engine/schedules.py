@@ -13,7 +13,7 @@ Schedule = Callable[[int], float]
 def schedule(settings: ScheduleSettings, steps_per_epoch: int, total_steps: int) -> Schedule:
     """The factor for step 0 .. total_steps - 1.
 
-    constant, step, cosine: linear warm-up over `warmup_epochs` from 1/100, then the curve over the rest.
+    constant, step, linear, cosine: linear warm-up over `warmup_epochs` from 1/100, then the curve over the rest.
     one-cycle (Smith 2018): from 1/25 up to 1 at `peak` of the run, then down to `final`, both along a half cosine.
     """
     warmup = min(round(settings.warmup_epochs * steps_per_epoch), max(total_steps - 1, 0))
@@ -25,6 +25,8 @@ def schedule(settings: ScheduleSettings, steps_per_epoch: int, total_steps: int)
             return 1.0
         if settings.name == "step":
             return settings.gamma ** sum(share >= milestone for milestone in settings.milestones)
+        if settings.name == "linear":
+            return 1.0 - (1.0 - settings.final) * share
         return settings.final + (1.0 - settings.final) * 0.5 * (1.0 + math.cos(math.pi * share))
 
     def factor(step: int) -> float:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,23 +164,10 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str], s
             with safetensors.safe_open(path, framework="pt") as opened:
                 return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}, ""  # noqa: SIM118
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error):
-            raise CheckpointError(
-                f"{path}: the file holds Python objects besides tensors; opsin does not load them, because they can "
-                f"run code. Where you trust the file, save its state dict alone, as safetensors."
-            ) from error
-        raise CheckpointError(_broken(path, error)) from error
-    except (
-        safetensors.SafetensorError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        OSError,
-        zipfile.BadZipFile,
-    ) as error:
-        raise CheckpointError(_broken(path, error)) from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: the file cannot be read: {error.strerror or error}.") from error
+    except Exception as error:  # damaged files make the parsers raise anything
+        raise CheckpointError(_unreadable(path, error)) from error
     container, state = _unpacked(content, path)
     return state, {}, container
 
@@ -213,9 +200,15 @@ def save_safetensors(model: nn.Module, path: str | Path, metadata: Mapping[str, 
         os.close(folder)
 
 
-def _broken(path: Path, error: Exception) -> str:
-    first = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return f"{path}: the file is not a readable weight file; it may be truncated or damaged ({first}). Copy it again."
+def _unreadable(path: Path, error: Exception) -> str:
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if isinstance(error, pickle.UnpicklingError) and found:
+        return (
+            f"{path}: the file holds Python objects besides tensors ({found[1]}); opsin does not load them, because they "
+            f"can run code. Where you trust the file, save its state dict alone, as safetensors."
+        )
+    why = "" if isinstance(error, pickle.UnpicklingError) else f" ({str(error).partition(chr(10))[0]})"
+    return f"{path}: the file is not a readable weight file; it is truncated, damaged or something else{why}. Copy it again."
 
 
 def _unpacked(content: object, path: Path) -> tuple[str, dict[str, Tensor]]:

@@ -108,11 +108,11 @@ def _source(path: Path) -> Dataset:
         raise ConfigError(f"{path}: there is no such file or folder.")
     if path.is_dir():
         files = [p for p in sorted(path.rglob("*")) if p.is_file() and p.suffix.lower() in PICTURES and not p.name.startswith(".")]
-        from opsin.data.dataset import from_files
+        from opsin.data.build import from_files
 
-        return from_files(files, root=path, name=path.name)
+        return from_files([p.relative_to(path) for p in files], root=path, name=path.name)
     if path.suffix.lower() in PICTURES:
-        from opsin.data.dataset import from_files
+        from opsin.data.build import from_files
 
         return from_files([path.resolve()], root=path.resolve().parent, name=path.name)
     return load_data(path)

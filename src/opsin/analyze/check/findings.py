@@ -135,7 +135,7 @@ class CheckOptions(Settings):
     imbalance: float = 10.0
     """Warn when the largest class has so many times the samples of the smallest."""
     few: int = 20
-    """Warn when a class has fewer samples than this in all, or fewer than 5 in a part."""
+    """Warn when a class has fewer samples than this."""
     small_side: int = 8
     """Pictures with a shorter side are called tiny."""
     large_pixels: float = 50e6
@@ -144,7 +144,7 @@ class CheckOptions(Settings):
     """Pictures longer than so many times their width (or the reverse) are called odd."""
     probe_kappa: float = 0.5
     """Suspect labels are named only if the quick probe does at least so much better than the largest class alone."""
-    suspect_confidence: float = 0.9
+    suspect_confidence: float = 0.8
     """A label is suspect only if the probe gives another class at least this probability."""
     probe_limit: int = 100_000
     """Largest number of samples that the probe looks at (an even choice of them)."""

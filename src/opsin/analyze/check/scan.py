@@ -96,6 +96,16 @@ class Scan:
         """Part of sample i, "" if it has none."""
         return PARTS[self.parts[i]] if self.parts[i] >= 0 else ""
 
+    @property
+    def split_known(self) -> bool:
+        """Whether there are at least two parts to leak between."""
+        return len(np.unique(self.parts[self.parts >= 0])) > 1
+
+    @property
+    def times_known(self) -> bool:
+        """Whether every picture says when it was taken."""
+        return 0 < len(self.facts.taken) == len(self)
+
     @cached_property
     def single_heads(self) -> list[tuple[str, tuple[str, ...], NDArray[np.int64]]]:
         """Name, class names and labels (N,) of every head with exclusive classes."""

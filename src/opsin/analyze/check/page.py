@@ -1,0 +1,236 @@
+"""The findings as one HTML page that needs nothing else: no network, no scripts, pictures inside."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from opsin.analyze.check.facts import in_eight_bits
+from opsin.analyze.check.findings import Finding, Findings
+from opsin.data.resize import resize
+from opsin.data.spec import spec_of
+from opsin.errors import DataError
+
+if TYPE_CHECKING:
+    from opsin.data.dataset import Dataset
+
+_SIDE = 128
+_BUDGET = 5_000_000
+_GROUPS = 24
+_MEMBERS = 6
+_CLASSES = 60
+_WORDS = {"error": "Error", "warning": "Warning", "info": "Note"}
+_PARTS = ("train", "val", "test")
+
+
+class _Pictures:
+    """Thumbnails as data addresses, each made once, up to a budget of characters."""
+
+    def __init__(self, dataset: Dataset, budget: int) -> None:
+        self.dataset, self.left = dataset, budget
+        self.places: dict[str, int] | None = None
+        self.made: dict[str, str] = {}
+
+    def __call__(self, name: str) -> str:
+        """`<img>` of a sample, or a box that says why there is none."""
+        if name not in self.made:
+            if self.left <= 0:
+                return '<span class="none">not shown</span>'
+            self.made[name] = self._image(name)
+        return self.made[name]
+
+    def _image(self, name: str) -> str:
+        if self.places is None:
+            self.places = {text: i for i, text in enumerate(self.dataset.ids)}
+        if name not in self.places:
+            return '<span class="none">not in the data set</span>'
+        try:
+            image = self.dataset.read(self.places[name], reduce_to=_SIDE).image
+        except DataError:
+            return '<span class="none">cannot be read</span>'
+        spec = self.dataset.spec if image.dtype == torch.float32 else spec_of(image)
+        eight = in_eight_bits(image, spec)
+        height, width = eight.shape[1:]
+        scale = _SIDE / max(height, width)
+        if scale < 1:
+            eight = resize(eight, (max(1, round(height * scale)), max(1, round(width * scale))))[0]
+        pixels = eight.permute(1, 2, 0).contiguous().numpy()
+        picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
+        file = io.BytesIO()
+        small = max(picture.size) <= 48
+        picture.save(file, "PNG" if small else "JPEG", **({} if small else {"quality": 80}))
+        code = base64.b64encode(file.getvalue()).decode("ascii")
+        self.left -= len(code)
+        kind = "png" if small else "jpeg"
+        crisp = ' class="pixels"' if small else ""
+        return f'<img{crisp} src="data:image/{kind};base64,{code}" alt="{_text(name)}" loading="lazy">'
+
+
+def write_page(findings: Findings, dataset: Dataset, path: Path | str, budget: int = _BUDGET) -> Path:
+    """Write the page.
+
+    Args:
+        findings: what `check` gave for this data set.
+        dataset: the pictures are read from it again, those shown only.
+        path: the HTML file to write.
+        budget: most bytes of pictures in it; findings further down show fewer pictures then, and say so.
+    """
+    path = Path(path)
+    path.write_text(page_html(findings, dataset, budget), encoding="utf-8")
+    return path
+
+
+def page_html(findings: Findings, dataset: Dataset, budget: int = _BUDGET) -> str:
+    """The page as text; see `write_page`."""
+    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    pictures = _Pictures(dataset, budget)
+    profile = findings.profile
+    title = f"Data check: {profile['name']}"
+    body = [
+        f"<header><p class='brand'>opsin data check</p><h1>{_text(profile['name'])}</h1>",
+        f"<p class='muted path'>{_text(profile['root'])}</p>",
+        f"<p class='verdict'>{_verdict(findings)}</p>{_tiles(profile)}</header>",
+        "<main><section><h2>Findings</h2>",
+        _contents(findings),
+        *(_finding(place, finding, pictures) for place, finding in enumerate(findings)),
+        "</section><section><h2>What the data hold</h2>",
+        *_profile(profile),
+        "</section></main>",
+        f"<footer class='muted'>{sum(findings.ran.values()):.1f} s for {profile['samples']:,} pictures. "
+        "Made by <code>opsin data check</code>; every id is in its <code>--json</code>.</footer>",
+    ]
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{_text(title)}</title>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{style}</style></head><body>{"".join(body)}</body></html>\n'
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value).encode("utf-8", "replace").decode())
+
+
+def _verdict(findings: Findings) -> str:
+    counts = findings.counts
+    if not counts["error"] and not counts["warning"]:
+        return "Nothing was found that stands in the way of training."
+    words = [f"{n} {word}{'s' if n != 1 else ''}" for word, n in (("error", counts["error"]), ("warning", counts["warning"])) if n]
+    advice = "Mend the errors before training." if counts["error"] else "Look at the warnings before you trust a number."
+    return f"{' and '.join(words)}. {advice}"
+
+
+def _tiles(profile: Mapping[str, Any]) -> str:
+    tiles = [(f"{profile['samples']:,}", "pictures")]
+    for head in profile["heads"][:1]:
+        tiles.append((f"{len(head['classes']):,}", f"classes of '{head['name']}'"))
+    if profile["split_known"]:
+        tiles += [(f"{profile['parts'][part]:,}", part) for part in _PARTS if profile["parts"][part]]
+    if profile["height"]:
+        tiles.append((f"{profile['width']['median']:.0f} x {profile['height']['median']:.0f}", "median width x height"))
+    tiles.append((f"{profile['bytes'] / 1e6:,.1f} MB", f"as {profile['format']}"))
+    return "<ul class='tiles'>" + "".join(f"<li><b>{_text(v)}</b><span>{_text(k)}</span></li>" for v, k in tiles) + "</ul>"
+
+
+def _contents(findings: Findings) -> str:
+    if not len(findings):
+        return "<p>None.</p>"
+    rows = "".join(
+        f"<li><a href='#{_text(f.code)}-{k}'><span class='badge {f.level}'>{_WORDS[f.level]}</span> {_text(f.code)}</a></li>"
+        for k, f in enumerate(findings)
+        if f.level != "info"
+    )
+    return f"<ul class='contents'>{rows}</ul>" if rows else ""
+
+
+def _finding(place: int, finding: Finding, pictures: _Pictures) -> str:
+    fix = f"<p class='fix'><b>What to do.</b> {_text(finding.fix)}</p>" if finding.fix else ""
+    return (
+        f"<article id='{_text(finding.code)}-{place}' class='{finding.level}'><h3><span class='badge {finding.level}'>{_WORDS[finding.level]}</span> "
+        f"<code>{_text(finding.code)}</code></h3><p>{_text(finding.text)}</p>{fix}{_gallery(finding, pictures)}</article>"
+    )
+
+
+def _gallery(finding: Finding, pictures: _Pictures) -> str:
+    shown = [group for group in finding.groups[:_GROUPS] if pictures.left > 0]
+    if not shown:
+        return ""
+    captions = finding.captions or ("",) * len(finding.groups)
+    figures = []
+    for group, caption in zip(shown, captions):
+        singles = [part for part in caption.split(" | ")] if len(group) > 1 else [caption]
+        cells = "".join(
+            f"<div class='cell'>{pictures(name)}<span class='name' title='{_text(name)}'>{_text(name)}</span>"
+            f"<span class='said'>{_text(singles[k] if k < len(singles) else '')}</span></div>"
+            for k, name in enumerate(group[:_MEMBERS])
+        )
+        more = f"<div class='cell more'>and {len(group) - _MEMBERS} more</div>" if len(group) > _MEMBERS else ""
+        figures.append(f"<div class='group{' many' if len(group) > 1 else ''}'>{cells}{more}</div>")
+    total = int(finding.data.get("groups", len(finding.groups)))
+    rest = f"<p class='muted'>{len(shown):,} of {total:,} shown; all ids with --json.</p>" if total > len(shown) else ""
+    return f"<div class='gallery'>{''.join(figures)}</div>{rest}"
+
+
+def _profile(profile: Mapping[str, Any]) -> Iterator[str]:
+    for head in profile["heads"]:
+        yield f"<h3>Samples per class: {_text(head['name'])}</h3>{_class_chart(head, profile['split_known'])}"
+        if head["ratio"] is not None:
+            missing = f", {head['missing']:,} without a label" if head["missing"] else ""
+            yield (
+                f"<p class='muted'>Largest to smallest class {head['ratio']:.1f} : 1; as many as "
+                f"{head['effective_classes']:.1f} equal classes{missing}.</p>"
+            )
+    yield "<div class='columns'>"
+    yield _table("Sizes (width x height)", profile["size_counts"])
+    if profile["file_formats"]:
+        yield _table("File formats", profile["file_formats"])
+    yield _table("Kind of pixels", profile["modes"])
+    rows = [(name, profile[name]) for name in ("width", "height", "aspect", "brightness", "contrast") if profile[name]]
+    cells = "".join(
+        f"<tr><th>{name}</th>{''.join(f'<td>{v[k]:.4g}</td>' for k in ('min', 'q1', 'median', 'q3', 'max'))}</tr>" for name, v in rows
+    )
+    yield (
+        "<div><h3>Spread</h3><table><tr><th></th><th>least</th><th>quarter</th><th>median</th><th>three quarters</th>"
+        f"<th>most</th></tr>{cells}</table></div>"
+    )
+    yield "</div>"
+
+
+def _table(title: str, counts: Mapping[str, int]) -> str:
+    rows = "".join(f"<tr><th>{_text(name)}</th><td>{count:,}</td></tr>" for name, count in counts.items())
+    return f"<div><h3>{_text(title)}</h3><table>{rows}</table></div>"
+
+
+def _class_chart(head: Mapping[str, Any], split_known: bool) -> str:
+    """Horizontal bars as inline SVG, one per class, cut into the parts."""
+    classes = sorted(head["classes"], key=lambda c: -c["total"])[:_CLASSES]
+    most = max((c["total"] for c in classes), default=0) or 1
+    step, left, width = 22, 150, 700
+    bars = []
+    for row, entry in enumerate(classes):
+        y, x = row * step, float(left)
+        pieces = [(part, entry[part]) for part in _PARTS] if split_known else []
+        pieces.append(("rest", entry["total"] - sum(n for _, n in pieces)))
+        label = entry["name"] if len(entry["name"]) <= 20 else entry["name"][:19] + "…"
+        bars.append(f"<text x='{left - 8}' y='{y + 15}' text-anchor='end'>{_text(label)}</text>")
+        for part, count in pieces:
+            length = count / most * (width - left - 70)
+            if count > 0:
+                bars.append(
+                    f"<rect class='{part}' x='{x:.1f}' y='{y + 3}' width='{length:.1f}' height='{step - 6}'>"
+                    f"<title>{_text(entry['name'])}, {part if part != 'rest' else 'all'}: {count:,}</title></rect>"
+                )
+            x += length
+        bars.append(f"<text class='count' x='{x + 6:.1f}' y='{y + 15}'>{entry['total']:,}</text>")
+    keys = "".join(f"<span class='key {part}'>{part}</span>" for part in _PARTS if split_known and any(c[part] for c in classes))
+    left_out = len(head["classes"]) - len(classes)
+    note = f"<p class='muted'>{left_out} smaller classes are not drawn.</p>" if left_out else ""
+    height = len(classes) * step + 4
+    return (
+        f"<p class='keys'>{keys}</p><svg class='bars' viewBox='0 0 {width} {height}' role='img' "
+        f"aria-label='Samples per class'>{''.join(bars)}</svg>{note}"
+    )

@@ -1,0 +1,170 @@
+"""`opsin data`: what a folder is, what is wrong with it, splits, other formats, known data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from opsin.cli._frame import Json, console, emit, group
+
+NAMES = ("data",)
+HELP = "Look at pictures: what they are, what is wrong with them; split, convert, download."
+ORDER = 20
+app = group(HELP)
+
+Columns = Annotated[list[str] | None, typer.Option(help="For tables: role=column, e.g. image=path (repeat the flag).")]
+Format = Annotated[str | None, typer.Option(help="Format, when it is not recognized.")]
+
+
+@app.command()
+def inspect(path: str, format: Format = None, columns: Columns = None, json: Json = False) -> None:
+    """Say what is at PATH: format, pictures, classes, sizes, parts."""
+    from opsin.analyze.inspect import inspect_data
+    from opsin.cli.train import pairs
+    from opsin.data.formats import load_data
+
+    data = load_data(path, format, pairs(columns) or {})
+    found = inspect_data(data)
+    emit(found, json, lambda: _inspected(found, path))
+
+
+def _inspected(found: dict[str, Any], path: str) -> Any:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    lines = [f"{path}: {found['samples']:,} pictures, format '{found['format']}', {found['pictures']}"]
+    if found["sizes"]:
+        lines.append(f"sizes (height x width): {found['sizes']}")
+    lines += [f"converted when read: {words} ({count} of the pictures looked at)" for words, count in found["conversions"].items()]
+    parts: list[Any] = [Text("\n".join(lines))]
+    for head, counts in found["classes"].items():
+        table = Table(title=f"{head}: {len(counts)} classes", title_justify="left")
+        table.add_column("class")
+        names = list(next(iter(counts.values()), {}))
+        for name in names:
+            table.add_column(name, justify="right")
+        for name, row in list(counts.items())[:60]:
+            table.add_row(name, *(f"{row[part]:,}" for part in names))
+        parts.append(table)
+    parts += [Text(f"Note: {problem}") for problem in found["problems"][:10]]
+    parts.append(Text(found["next"]))
+    return Group(*parts)
+
+
+@app.command()
+def check(
+    path: str,
+    format: Format = None,
+    columns: Columns = None,
+    group: Annotated[str | None, typer.Option(help="Groups that must not straddle parts: a column, parent, regex:..., time:5min.")] = None,
+    html: Annotated[str | None, typer.Option(help="Write a page with the pictures here.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run only these checks (repeat the flag).")] = None,
+    skip: Annotated[list[str] | None, typer.Option(help="Leave these checks out (repeat the flag).")] = None,
+    strict: Annotated[bool, typer.Option(help="Exit with 1 on warnings too.")] = False,
+    json: Json = False,
+) -> int:
+    """Look for what spoils training: broken files, duplicates, leaks between parts, wrong labels, imbalance.
+
+    Exit code 1 when errors were found.
+    """
+    from opsin.analyze.check import CheckOptions
+    from opsin.analyze.check import check as run_check
+    from opsin.analyze.check.page import write_page
+    from opsin.analyze.check.table import table
+    from opsin.cli.train import pairs
+    from opsin.data.formats import load_data
+
+    data = load_data(path, format, pairs(columns) or {}, skip_bad=True)
+    options = CheckOptions(only=tuple(only or ()), skip=tuple(skip or ()), group=group)
+    found = run_check(data, options=options)
+    result = found.to_dict()
+    if html is not None:
+        write_page(found, data, Path(html))
+        result["page"] = html
+    emit(result, json, lambda: table(found))
+    if html is not None:
+        console().print(f"Page with the pictures: {html}")
+    return found.exit_code(strict)
+
+
+@app.command()
+def split(
+    path: str,
+    out: Annotated[str, typer.Option(help="Where to write the split (JSON).")] = "split.json",
+    format: Format = None,
+    columns: Columns = None,
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
+    by: Annotated[str, typer.Option(help="stratified, random or chronological.")] = "stratified",
+    group: Annotated[str | None, typer.Option(help="Keep groups in one part: a column, parent, regex:..., time:5min.")] = None,
+    split_from: Annotated[str | None, typer.Option(help="Keep a run's assignments; only new pictures are assigned.")] = None,
+    json: Json = False,
+) -> None:
+    """Divide pictures into train, val and test, and write the ids of each part."""
+    from opsin.cli.train import pairs
+    from opsin.data.formats import load_data
+    from opsin.data.splits import SplitFile, make_split
+    from opsin.errors import ConfigError
+    from opsin.recipe import SplitSettings
+    from opsin.run.folder import find_run
+
+    if by not in ("stratified", "random", "chronological"):
+        raise ConfigError(f"--by {by}: expected stratified, random or chronological.")
+    if Path(out).exists():
+        raise ConfigError(f"--out {out} exists already; give another name.")
+    data = load_data(path, format, pairs(columns) or {})
+    earlier = None if split_from is None else SplitFile.from_json(find_run(split_from).read("data.json")["split"])
+    made = make_split(data, SplitSettings.model_validate({"seed": seed, "by": by, "group": group}), earlier)
+    made.to_file().save(Path(out))
+    found = {"out": out, "method": made.method, "counts": {part: dict(counts) for part, counts in made.counts.items()}}
+    sizes = ", ".join(f"{part} {counts['']}" for part, counts in made.counts.items())
+    emit(found, json, lambda: f"{out}: {sizes} ({made.method})")
+
+
+@app.command()
+def convert(
+    path: str,
+    to: Annotated[str, typer.Option(help="Format to write: folder, csv, idx, cifar, ...")],
+    out: Annotated[str, typer.Option(help="Folder to write; must not exist.")],
+    format: Format = None,
+    columns: Columns = None,
+    json: Json = False,
+) -> None:
+    """Write pictures and labels in another format."""
+    from opsin.cli.train import pairs
+    from opsin.data.formats import format_module, load_data
+    from opsin.errors import ConfigError
+
+    module = format_module(to)
+    if not hasattr(module, "write"):
+        raise ConfigError(f"--to {to}: this format can be read but not written.")
+    data = load_data(path, format, pairs(columns) or {})
+    module.write(data, out)
+    emit({"out": out, "format": to, "samples": len(data)}, json, lambda: f"{out}: {len(data):,} pictures as '{to}'")
+
+
+@app.command()
+def get(
+    name: Annotated[str, typer.Argument(help="Name of a known data set (opsin data known lists them).")],
+    to: Annotated[str | None, typer.Option(help="Folder; by default the cache of opsin.")] = None,
+    json: Json = False,
+) -> None:
+    """Download a known data set, with checksum and license; OPSIN_MIRROR names a mirror."""
+    from opsin.data.catalog import card
+    from opsin.data.catalog import get as fetch
+
+    about = card(name)
+    console().print(f"{name}: license: {about['license']}")
+    path = fetch(name, None if to is None else Path(to))
+    emit({**about, "path": path}, json, lambda: f"{path}\nNext: opsin data check {path}")
+
+
+@app.command()
+def known(json: Json = False) -> None:
+    """List the data sets that `opsin data get` knows."""
+    from opsin.data.catalog import card, catalog
+
+    found = {name: card(name) for name in catalog}
+    emit({"data": found}, json, lambda: "\n".join(f"{name:24} {one['about']}" for name, one in found.items()))

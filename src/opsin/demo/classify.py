@@ -1,0 +1,216 @@
+"""The main job on real handwritten digits (1,797 pictures that scikit-learn carries, UCI optical digits, CC BY 4.0).
+
+A leak, a wrong label and a broken file are planted and must be found; training is killed in the middle and must resume to
+the same weights; the sealed test part is opened once; the model is exported and compared with itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from opsin.analyze.check import check
+from opsin.data.formats import load_data
+from opsin.errors import ConfigError, OpsinError
+from opsin.recipe import Layer
+from opsin.run import Run, start
+from opsin.run.evaluating import evaluate_run
+from opsin.run.exporting import export_run
+from opsin.run.predicting import predict_files
+from opsin.run.reporting import report_run
+from opsin.seeding import numpy_generator
+
+NAMES = ("classify",)
+MARK = ".opsin-demo"
+SIDE = 16
+SETTINGS = {
+    "model": {"name": "smallnet", "kwargs": {"widths": [32, 64, 128]}},
+    "optimizer": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.02, "ema": 0.99},
+    "schedule": {"name": "one-cycle"},
+    "task": {"augment": {"rotate": 10.0, "scale": 0.1, "shift": 0.0625}, "label_smoothing": 0.05},
+    "run": {"epochs": 24, "batch_size": 64, "checkpoint_seconds": 0.5, "validate_every": 4},
+}
+FAULTS = {
+    "leak": "exact-duplicate-across-splits",
+    "wrong label": "suspect-labels",
+    "broken file": "unreadable-file",
+}
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Story:
+    """What the demonstration did and found."""
+
+    folder: Path
+    seconds: float = 0.0
+    found: dict[str, bool] = field(default_factory=dict)
+    resumed_identically: bool = False
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    report: str = ""
+    export: dict[str, Any] = field(default_factory=dict)
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def worked(self) -> bool:
+        """Whether everything happened that was promised."""
+        return all(self.found.values()) and self.resumed_identically and bool(self.export.get("passed"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "folder": str(self.folder),
+            "seconds": self.seconds,
+            "faults_found": self.found,
+            "resumed_identically": self.resumed_identically,
+            "metrics": self.evaluation.get("metrics", {}),
+            "baselines": {name: one["metrics"] for name, one in self.evaluation.get("baselines", {}).items()},
+            "samples": self.evaluation.get("samples"),
+            "report": self.report,
+            "export": self.export,
+            "predictions": self.predictions,
+            "worked": self.worked,
+        }
+
+
+def classify(folder: Path, say: Say) -> Story:
+    """Play the demonstration in a folder of its own, made anew.
+
+    Args:
+        folder: is emptied if an earlier demonstration made it.
+        say: called with lines for people.
+
+    Raises:
+        ConfigError: if the folder exists and is not from a demonstration.
+    """
+    started, story = time.monotonic(), Story(folder)
+    _fresh(folder)
+    say(f"Writing 1,797 real handwritten digits to {folder / 'digits'}, and a copy with three planted faults.")
+    faulty, planted = write_digits(folder)
+    story.found = _doctor(faulty, planted, say)
+    say("Training on the sound copy, once without interruption and once killed in the middle.")
+    whole = _train(folder, "whole")
+    story.resumed_identically = _killed_and_resumed(folder, whole, say)
+    say("Opening the sealed test part, once.")
+    story.evaluation = evaluate_run(whole)
+    _say_metrics(story.evaluation, say)
+    story.report = str(report_run(whole))
+    say(f"Report: {story.report}")
+    story.export = export_run(whole, "onnx")
+    say(f"Exported to {story.export['folder']}: largest difference from the model {story.export['max_relative_error']:.1e}, flipped decisions {story.export['flipped']}.")
+    some = [str(p) for p in sorted((folder / "digits" / "test").rglob("*.png"))[::90]]
+    found = predict_files(whole.bundle, some, save=folder / "predicted")
+    story.predictions = found.to_dict()["predictions"]
+    for one in story.predictions:
+        say(f"  {Path(one['file']).name}: {one['class']}  ({one['score']:.1%})")
+    story.seconds = time.monotonic() - started
+    say(f"Done in {story.seconds:.0f} s. Now your own pictures, one folder per class:")
+    say("  opsin data check MY_FOLDER      then      opsin train classify --data MY_FOLDER")
+    return story
+
+
+def _fresh(folder: Path) -> None:
+    if folder.exists():
+        if not (folder / MARK).exists():
+            raise ConfigError(f"{folder} exists and was not made by opsin demo. Choose another: opsin demo --out FOLDER")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    (folder / MARK).write_text("Made by opsin demo; the next one empties this folder.\n", encoding="utf-8")
+
+
+def write_digits(folder: Path) -> tuple[Path, dict[str, str]]:
+    """Write `digits/` and `digits-with-faults/`; returns the latter and the name of each planted file."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    order = numpy_generator(0, "digits").permutation(len(data.target))
+    cuts = {"train": order[:1150], "val": order[1150:1350], "test": order[1350:]}
+    places: dict[int, Path] = {}
+    for part, chosen in cuts.items():
+        for i in chosen.tolist():
+            place = Path(part) / str(data.target[i]) / f"{i:04d}.png"
+            (folder / "digits" / place).parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.round(data.images[i] * (255 / 16)).astype(np.uint8)
+            Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(folder / "digits" / place)
+            places[i] = place
+    faulty = folder / "digits-with-faults"
+    shutil.copytree(folder / "digits", faulty)
+    leaked = faulty / places[int(cuts["test"][0])]
+    copy = faulty / "train" / leaked.parent.name / "holiday.png"
+    shutil.copy(leaked, copy)
+    victim = faulty / places[int(cuts["train"][0])]
+    wrong = faulty / "train" / str((int(victim.parent.name) + 5) % 10) / victim.name
+    shutil.move(victim, wrong)
+    broken = faulty / places[int(cuts["train"][1])]
+    broken.write_bytes(broken.read_bytes()[:90])
+    planted = {"leak": copy, "wrong label": wrong, "broken file": broken}
+    return faulty, {name: path.relative_to(faulty).as_posix() for name, path in planted.items()}
+
+
+def _doctor(faulty: Path, planted: dict[str, str], say: Say) -> dict[str, bool]:
+    findings = check(load_data(faulty))
+    found = {}
+    for fault, code in FAULTS.items():
+        found[fault] = code in findings and planted[fault] in findings[code].ids
+        say(f"  {'found' if found[fault] else 'MISSED'}: {fault} ({planted[fault]})" + (f" - {findings[code].text}" if found[fault] else ""))
+    return found
+
+
+def _train(folder: Path, name: str) -> Run:
+    layer = Layer("demo", {**SETTINGS, "data": {"path": str(folder / "digits")}})
+    return start("classify", [layer], out=folder / name)
+
+
+def _killed_and_resumed(folder: Path, whole: Run, say: Say) -> bool:
+    """Train again in a process that is killed without warning; resume; compare the weights bit by bit."""
+    (folder / "recipe-killed.json").write_bytes(whole.folder.recipe.read_bytes())
+    command = [sys.executable, "-m", "opsin", "train", "classify", "--recipe", str(folder / "recipe-killed.json"), "--out", str(folder / "killed"), "--quiet"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ})
+    try:
+        step = next(_steps(folder / "killed" / "checkpoints", process), None)
+    finally:
+        if os.name == "nt":
+            process.kill()
+        else:
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+    if step is None:
+        raise OpsinError("The training that was to be killed ended by itself. Run the demo again; if it stays so, report it.")
+    resumed = Run(folder / "killed").resume(quiet=True)
+    same = _checksum(resumed) == _checksum(whole)
+    say(f"Killed after step {step} of {whole.state['steps']}, resumed: weights {'identical to the last bit' if same else 'DIFFER'}.")
+    return same
+
+
+def _steps(checkpoints: Path, process: subprocess.Popen[bytes]) -> Iterator[int]:
+    """The step of a checkpoint that lies inside the run, as soon as there is one."""
+    while process.poll() is None:
+        for path in checkpoints.glob("step-*"):
+            step = int(path.name.removeprefix("step-"))
+            if step > 40:
+                yield step
+        time.sleep(0.02)
+
+
+def _checksum(run: Run) -> str:
+    return hashlib.sha256((run.folder.bundle / "weights.safetensors").read_bytes()).hexdigest()
+
+
+def _say_metrics(evaluation: dict[str, Any], say: Say) -> None:
+    one = evaluation["metrics"]["accuracy"]
+    say(f"  accuracy {one['value']:.4f} on {evaluation['samples']} unseen digits (95 % interval {one['low']:.4f} to {one['high']:.4f})")
+    for method, other in evaluation["baselines"].items():
+        say(f"  {method}: {other['metrics']['accuracy']['value']:.4f}")
