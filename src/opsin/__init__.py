@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from opsin.bundle import Bundle as Bundle
     from opsin.data.formats import load_data as load_data
     from opsin.run import Run as Run
-    from opsin.run import compare as compare
     from opsin.run import load as load
     from opsin.run import train as train
+    from opsin.run.comparing import compare as compare
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Bundle": "opsin.bundle",
     "Run": "opsin.run",
-    "compare": "opsin.run",
+    "compare": "opsin.run.comparing",
     "load": "opsin.run",
     "load_data": "opsin.data.formats",
     "train": "opsin.run",

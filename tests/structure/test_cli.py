@@ -352,7 +352,7 @@ def test_a_reader_that_leaves_is_no_error(words: list[str]) -> None:
 
 
 def test_env_for_machines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPSIN_CACHE", "/somewhere/else")
+    monkeypatch.setenv("OPSIN_HOME", "/somewhere/else")
     monkeypatch.setenv("OPSIN_TOKEN", "do not tell")
     assert cli.main(["env", "--json"]) == 0
     shown = capsys.readouterr().out
@@ -360,7 +360,7 @@ def test_env_for_machines(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     assert facts["packages"]["torch"]
     assert facts["processor"]["cores_usable"] >= 1
     assert isinstance(facts["torch"]["cpu_bf16"], bool)
-    assert Path(facts["cache"]) == Path("/somewhere/else")
+    assert Path(facts["folders"]["downloads"]) == Path("/somewhere/else")
     assert facts["variables"]["OPSIN_TOKEN"] == "(hidden)"
     assert "do not tell" not in shown
 

@@ -48,7 +48,7 @@ def gather() -> dict[str, Any]:
         "processor": processor(),
         "memory": memory(),
         **torch_facts(),
-        "cache": str(cache_folder()),
+        "folders": folders(),
         "variables": variables(os.environ),
     }
 
@@ -147,15 +147,11 @@ def torch_facts() -> dict[str, Any]:
     }
 
 
-def cache_folder() -> Path:
-    """Where downloads are kept: OPSIN_CACHE, or the place that the operating system keeps for such things."""
-    if given := os.environ.get("OPSIN_CACHE"):
-        return Path(given).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", "~/AppData/Local")).expanduser() / "opsin" / "cache"
-    if sys.platform == "darwin":
-        return Path("~/Library/Caches/opsin").expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "opsin"
+def folders() -> dict[str, str]:
+    """Where downloads are kept, and the ledger of looks at test parts."""
+    from opsin.data import download, ledger
+
+    return {"downloads": str(download.home()), "ledger": str(ledger.home())}
 
 
 def variables(environment: Mapping[str, str]) -> dict[str, str]:

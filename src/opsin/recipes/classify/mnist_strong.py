@@ -1,0 +1,27 @@
+"""MNIST with our small net and strong settings, ten minutes on two cores.
+
+    python benchmarks/recipe.py mnist-strong --data mnist
+"""
+
+from __future__ import annotations
+
+from opsin.recipes import NamedRecipe
+
+NAMES = ("mnist-strong",)
+
+
+def build() -> NamedRecipe:
+    """Muon, warm-up and linear decay, averaged weights; shifts, small rotations and zooms, cutout."""
+    settings = {
+        "data": {"split": {"fractions": [0.9, 0.05, 0.05]}},
+        "model": {"name": "smallnet", "kwargs": {"widths": [32, 64, 128]}},
+        "optimizer": {"name": "muon", "lr": 0.1, "other_lr": 0.25, "momentum": 0.85, "ema": 0.999},
+        "schedule": {"name": "linear", "warmup_epochs": 3},
+        "task": {
+            "augment_preset": "plain",
+            "augment": {"shift": 0.0714, "rotate": 10.0, "scale": 0.1},
+            "label_smoothing": 0.1,
+        },
+        "run": {"epochs": 14, "batch_size": 256, "validate_every": 2},
+    }
+    return NamedRecipe("classify", settings, "mnist", "accuracy", 0.996, "own bar: 99.6 % in 10 minutes", 3, 10)
