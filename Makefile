@@ -3,7 +3,7 @@
 #   make demo                         install and run the main job on built-in data
 #   make test ARGS='-k resnet'        install and run the tests
 #   make demo PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'     with torch for CPUs only (smaller)
-#   make demo PYTHON=python3.13 VENV=~/opsin-env
+#   make demo PYTHON=python3.13 VENV=../opsin-env
 
 PYTHON   ?= python3
 VENV     ?= .venv

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,9 @@ def shared_data() -> Path:
     named = os.environ.get("OPSIN_TEST_DATA")
     folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip(f"real data not found at {folder}; set OPSIN_TEST_DATA to the folder that holds mnist/, cats-dogs/, ...")
+        pytest.skip(
+            f"real data not found at {folder}; set OPSIN_TEST_DATA to the folder that holds mnist/, cats-dogs/, ..."
+        )
     return folder
 
 
@@ -46,8 +47,8 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Keep ledgers and caches of tests out of the user's folder."""
     home = tmp_path_factory.mktemp("opsin-home")
     monkeypatch.setenv("OPSIN_HOME", str(home))
-    yield home
+    return home

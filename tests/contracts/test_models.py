@@ -1,4 +1,4 @@
-"""Every registered network, a few of timm's and a person's own obey the model contract (`opsin.testing.check_model`)."""
+"""Every registered network, a few of timm's and a person's own obey the contract (`opsin.testing.check_model`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from opsin.seeding import torch_seeded
 from opsin.testing import ContractError, check_model
 
 # What makes a network small, where it has such an argument.
-NARROW = {"width": 8, "hidden": 32}
+NARROW = {"width": 8, "hidden": 32, "widths": (8, 16, 16)}
 DEEP = {"resnet50": ((64, 64),), "resnet34": ((64, 48),)}  # a map of 1x1 is too small for deep batch norms
 
 MODULE = """
@@ -72,7 +72,7 @@ def user_file(tmp_path):
 
 def _narrow(name: str) -> dict[str, object]:
     parameters = inspect.signature(models.get(name)).parameters
-    return {k: v for k, v in NARROW.items() if k in parameters and isinstance(parameters[k].default, int)}
+    return {k: v for k, v in NARROW.items() if k in parameters and type(parameters[k].default) is type(v)}
 
 
 @pytest.mark.parametrize("name", models)
@@ -115,7 +115,7 @@ def test_torchvision_by_reference_gets_num_classes():
 
 
 def test_build_uses_torch_generator_and_leaves_it_after_the_check():
-    spec = ModelSpec("smallnet", {"width": 8}, 1, 3, (28, 28))
+    spec = ModelSpec("smallnet", {"widths": [8, 16, 16]}, 1, 3, (28, 28))
     with torch_seeded("x"):
         a = build(spec)
         after = torch.rand(1)
@@ -146,6 +146,7 @@ def test_auto_and_round_trip():
         ),
         ("resnet18", {"num_classes": 3}, 3, ConfigError, "'num_classes' is set from the data"),
         ("resnet18", {"stem": "jpeg"}, 3, ConfigError, "expected 'imagenet' or 'cifar'"),
+        ("smallnet", {"widths": [8]}, 3, ConfigError, "and one depth of 0 or more for each"),
         ("mlp", {"hidden": []}, 3, ConfigError, "one positive width or more"),
         ("b2-mnist", {"hidden": "many"}, 3, ConfigError, "could not be built with hidden='many'"),
         ("timm/resnt18", {}, 3, UnknownName, "Did you mean 'resnet18'"),

@@ -10,7 +10,14 @@ from PIL import Image, ImageOps
 
 from opsin.data.image import probe, read_image
 
-SOURCES = {"kodak": "*.png", "cats-dogs": "train/*/*.jpg", "bccd": "JPEGImages/*.jpg", "membrane": "image/*.png", "style-images": "*.jpg", "face-landmarks": "*.jpg"}
+SOURCES = {
+    "kodak": "*.png",
+    "cats-dogs": "train/*/*.jpg",
+    "bccd": "JPEGImages/*.jpg",
+    "membrane": "image/*.png",
+    "style-images": "*.jpg",
+    "face-landmarks": "*.jpg",
+}
 
 
 @pytest.mark.parametrize("source", sorted(SOURCES))

@@ -63,6 +63,7 @@ def test_state_dict_outputs_and_gradients_equal_torchvision(name):
         ("resnet34", {}, 3, 224, 1000, 21_797_672),
         ("resnet50", {}, 3, 224, 1000, 25_557_032),
         ("resnet18", {"stem": "cifar"}, 3, 32, 10, 11_173_962),  # the count that CIFAR ResNet-18 papers print
+        ("smallnet", {}, 3, 32, 10, 1_857_946),  # ours: as its header says
         ("b2-mnist", {}, 1, 28, 10, 3_362_570),
         ("b2-simple-cnn", {}, 1, 28, 10, 18_960_138),
         ("linear", {}, 1, 28, 10, 7_850),

@@ -1,4 +1,4 @@
-"""Synchronized batch norm in two and three gloo processes against nn.BatchNorm on the joined batch, in double precision."""
+"""Synchronized batch norm in two and three gloo processes against nn.BatchNorm on the joined batch, in float64."""
 
 from __future__ import annotations
 

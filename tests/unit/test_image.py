@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from opsin.data.image import convert, conversion_name, probe, read_image, spec_of
+from opsin.data.image import conversion_name, convert, probe, read_image, spec_of
 from opsin.errors import DataError, ShapeError
 from opsin.task import ImageSpec
 
@@ -42,9 +42,55 @@ def png16(pixels: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK", "YCbCr", "LAB", "I", "F", "La", "RGBa", "PA", "RGBX", "HSV"]
-FILES = {"1": "PNG", "L": "PNG", "LA": "PNG", "P": "PNG", "RGB": "PNG", "RGBA": "PNG", "I;16": "PNG", "CMYK": "TIFF", "YCbCr": "TIFF", "LAB": "TIFF", "I": "TIFF", "F": "TIFF", "RGBX": "TIFF"}
-CHANNELS = {"1": 1, "L": 1, "LA": 2, "P": 3, "RGB": 3, "RGBA": 4, "I;16": 1, "CMYK": 3, "YCbCr": 3, "LAB": 3, "I": 1, "F": 1, "RGBX": 3}
+MODES = [
+    "1",
+    "L",
+    "LA",
+    "P",
+    "RGB",
+    "RGBA",
+    "I;16",
+    "CMYK",
+    "YCbCr",
+    "LAB",
+    "I",
+    "F",
+    "La",
+    "RGBa",
+    "PA",
+    "RGBX",
+    "HSV",
+]
+FILES = {
+    "1": "PNG",
+    "L": "PNG",
+    "LA": "PNG",
+    "P": "PNG",
+    "RGB": "PNG",
+    "RGBA": "PNG",
+    "I;16": "PNG",
+    "CMYK": "TIFF",
+    "YCbCr": "TIFF",
+    "LAB": "TIFF",
+    "I": "TIFF",
+    "F": "TIFF",
+    "RGBX": "TIFF",
+}
+CHANNELS = {
+    "1": 1,
+    "L": 1,
+    "LA": 2,
+    "P": 3,
+    "RGB": 3,
+    "RGBA": 4,
+    "I;16": 1,
+    "CMYK": 3,
+    "YCbCr": 3,
+    "LAB": 3,
+    "I": 1,
+    "F": 1,
+    "RGBX": 3,
+}
 
 
 @pytest.mark.parametrize("mode", sorted(FILES))
@@ -75,7 +121,13 @@ def test_modes_that_no_common_file_has(mode: str) -> None:
 
     source = {"La": "LA", "RGBa": "RGBA"}.get(mode)
     base = Image.fromarray(smooth())
-    image = base.convert(source).convert(mode) if source else Image.new(mode, (67, 45), 7 if mode.startswith("I") else None) if mode.startswith(("I", "PA")) else base.convert(mode)
+    image = (
+        base.convert(source).convert(mode)
+        if source
+        else Image.new(mode, (67, 45), 7 if mode.startswith("I") else None)
+        if mode.startswith(("I", "PA"))
+        else base.convert(mode)
+    )
     pixels = _pixels(image)
     assert pixels.shape == (45, 67, _spec_of_mode(image).channels)
     if mode.startswith("I"):
@@ -137,7 +189,15 @@ def tiff(pixels: np.ndarray, order: str, bits: int) -> bytes:
     height, width = pixels.shape[:2]
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     body = pixels.astype(np.dtype(f"{order}u2")).tobytes()
-    entries = [(256, 3, 1, width), (257, 3, 1, height), (259, 3, 1, 1), (262, 3, 1, 1 if channels == 1 else 2), (277, 3, 1, channels), (278, 3, 1, height), (279, 4, 1, len(body))]
+    entries = [
+        (256, 3, 1, width),
+        (257, 3, 1, height),
+        (259, 3, 1, 1),
+        (262, 3, 1, 1 if channels == 1 else 2),
+        (277, 3, 1, channels),
+        (278, 3, 1, height),
+        (279, 4, 1, len(body)),
+    ]
     extra = struct.pack(order + "3H", bits, bits, bits) if channels == 3 else b""
     start = 8 + 2 + 12 * (len(entries) + 2) + 4
     entries += [(258, 3, channels, bits if channels == 1 else start), (273, 4, 1, start + len(extra))]
@@ -195,9 +255,22 @@ def test_cmyk_jpeg_falls_back_to_pillow() -> None:
     assert probe(data).mode == "CMYK"
 
 
-@pytest.mark.parametrize(("reduce_to", "size"), [(None, (301, 403)), (301, (301, 403)), (151, (151, 202)), (150, (151, 202)), (76, (76, 101)), (30, (38, 51)), (1, (38, 51))])
+@pytest.mark.parametrize(
+    ("reduce_to", "size"),
+    [
+        (None, (301, 403)),
+        (301, (301, 403)),
+        (151, (151, 202)),
+        (150, (151, 202)),
+        (76, (76, 101)),
+        (30, (38, 51)),
+        (1, (38, 51)),
+    ],
+)
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_jpeg_is_reduced_by_powers_of_two_while_it_stays_large_enough(reduce_to: int | None, size: tuple[int, int], mode: str) -> None:
+def test_jpeg_is_reduced_by_powers_of_two_while_it_stays_large_enough(
+    reduce_to: int | None, size: tuple[int, int], mode: str
+) -> None:
     data = encoded(Image.fromarray(smooth(301, 403)).convert(mode), "JPEG")
     first, _ = read_image(data, reduce_to=reduce_to)
     assert tuple(first.shape[1:]) == size
@@ -214,11 +287,13 @@ def test_a_file_that_is_cut_off_is_an_error_that_names_it(kind: str, share: floa
     data = encoded(Image.fromarray(smooth(200, 300)), kind)
     path = tmp_path / "cat 1.jpg"
     path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(DataError, match="cat 1.jpg"):
+    with pytest.raises(DataError, match=r"cat 1.jpg"):
         read_image(path)
 
 
-def test_a_jpeg_that_lost_its_end_is_an_error_even_when_another_library_allows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_jpeg_that_lost_its_end_is_an_error_even_when_another_library_allows_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from PIL import ImageFile
 
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
@@ -244,7 +319,10 @@ def test_bytes_before_the_end_marker_are_harmless() -> None:
 
 def test_huge_pictures_are_refused_before_decoding() -> None:
     header = b"\x89PNG\r\n\x1a\n" + encoded(Image.new("L", (1, 1)), "PNG")[8:]
-    for data, limit in ((encoded(Image.new("L", (300, 300)), "PNG"), 10_000), (encoded(Image.new("L", (300, 300)), "JPEG"), 10_000)):
+    for data, limit in (
+        (encoded(Image.new("L", (300, 300)), "PNG"), 10_000),
+        (encoded(Image.new("L", (300, 300)), "JPEG"), 10_000),
+    ):
         with pytest.raises(DataError, match="limit of 0 megapixels"):
             read_image(data, max_pixels=limit)
     assert read_image(header)[0].shape == (1, 1, 1)

@@ -75,7 +75,7 @@ def test_one_value_for_all_channels():
 
 
 def test_exports_with_uint8_pixels():
-    net = build(ModelSpec("smallnet", {"width": 8}, 3, 4, (32, 32)))
+    net = build(ModelSpec("smallnet", {"widths": [8, 16, 16]}, 3, 4, (32, 32)))
     model = Normalized(net, ImageSpec(), MEAN, STD).eval()
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     program = torch.export.export(model, (images[:2],), dynamic_shapes=({0: torch.export.Dim.AUTO},))
@@ -85,7 +85,7 @@ def test_exports_with_uint8_pixels():
 def test_exports_to_onnx(tmp_path):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
-    net = build(ModelSpec("smallnet", {"width": 8}, 3, 4, (32, 32)))
+    net = build(ModelSpec("smallnet", {"widths": [8, 16, 16]}, 3, 4, (32, 32)))
     model = Normalized(net, ImageSpec(), MEAN, STD).eval()
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     path = tmp_path / "model.onnx"

@@ -18,7 +18,13 @@ from opsin.errors import ConfigError, DataError
 from opsin.recipe import SplitSettings
 
 
-def dataset(labels: Sequence[int], *, ids: Sequence[str] | None = None, parts: Sequence[int] | None = None, **attributes: Sequence[str]) -> Dataset:
+def dataset(
+    labels: Sequence[int],
+    *,
+    ids: Sequence[str] | None = None,
+    parts: Sequence[int] | None = None,
+    **attributes: Sequence[str],
+) -> Dataset:
     n, classes = len(labels), max([*labels, 0]) + 1
     return Dataset(
         "toy",
@@ -46,7 +52,10 @@ def test_nothing_given_makes_three_parts_with_exact_shares_per_class() -> None:
     assert split.problems == ()
 
 
-@given(st.lists(st.integers(0, 60), min_size=1, max_size=30), st.sampled_from([(0.7, 0.15, 0.15), (0.5, 0.25, 0.25), (0.9, 0.05, 0.05)]))
+@given(
+    st.lists(st.integers(0, 60), min_size=1, max_size=30),
+    st.sampled_from([(0.7, 0.15, 0.15), (0.5, 0.25, 0.25), (0.9, 0.05, 0.05)]),
+)
 def test_shares_are_within_one_of_ideal_and_nothing_is_lost(counts: list[int], fractions: tuple[float, ...]) -> None:
     shares = shares_of(np.array(counts), np.array(fractions))
     assert (shares.sum(axis=1) == counts).all()
@@ -72,7 +81,9 @@ def test_order_of_files_does_not_matter_and_seed_does(seed: int, random: object)
     base = make_split(dataset(labels, ids=ids), SplitSettings(seed=seed, folds=None, fold=0)).to_file().parts
     order = list(range(60))
     random.shuffle(order)  # type: ignore[attr-defined]
-    other = make_split(dataset([labels[i] for i in order], ids=[ids[i] for i in order]), SplitSettings(seed=seed, folds=None, fold=0))
+    other = make_split(
+        dataset([labels[i] for i in order], ids=[ids[i] for i in order]), SplitSettings(seed=seed, folds=None, fold=0)
+    )
     assert {p: set(i) for p, i in other.to_file().parts.items()} == {p: set(i) for p, i in base.items()}
     third = make_split(dataset(labels, ids=ids), SplitSettings(seed=seed + 1, folds=None, fold=0)).to_file().parts
     assert set(third["test"]) != set(base["test"])

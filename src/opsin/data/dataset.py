@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from functools import cached_property
 from typing import Any
 
@@ -86,7 +86,8 @@ class Dataset:
 
     def _check(self) -> None:
         n = len(self.ids)
-        for what, column in {**self.targets, **self.attributes, "given_split": self.given_split}.items():
+        columns: dict[str, Sized] = {**self.targets, **self.attributes, "given_split": self.given_split}
+        for what, column in columns.items():
             if len(column) != n:
                 raise DataError(f"{self.root}: the column '{what}' has {len(column)} entries for {n} pictures.")
         if missing := [head.name for head in self.heads if head.name not in self.targets]:

@@ -126,7 +126,7 @@ def deal_groups(groups: Ints, strata: Ints, keys: NDArray[np.uint64], fractions:
     current, place = np.zeros_like(target), np.zeros(number, np.int8)
     sizes = table.sum(axis=1)
     empty = np.ones(len(wanted), bool)
-    for done, group in enumerate(np.lexsort((least, -sizes)).tolist()):
+    for done, group in enumerate(np.lexsort((least, -(table**2 * scale).sum(axis=1))).tolist()):
         gap = target - current  # (P, S)
         room = gap.sum(axis=1)
         allowed = room >= sizes[group] / 2

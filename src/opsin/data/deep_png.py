@@ -1,7 +1,8 @@
 """PNG files with 16 bits per channel, read exactly (Pillow keeps 16 bits of grey only).
 
-The filters of PNG make a byte depend on its neighbors to the left and above. All bytes on one diagonal are independent, so
-the picture is undone diagonal by diagonal. Specification: https://www.w3.org/TR/png-3/ (sections 7 to 9).
+The filters of PNG make a byte depend on its neighbors to the left and above. All bytes on one diagonal are
+independent, so the picture is undone diagonal by diagonal. Specification: https://www.w3.org/TR/png-3/ (sections 7 to
+9).
 """
 
 from __future__ import annotations
@@ -90,5 +91,7 @@ def _unfiltered(kinds: NDArray[np.uint8], lines: NDArray[np.uint8], unit: int) -
 def _paeth(left: NDArray[np.int16], above: NDArray[np.int16], corner: NDArray[np.int16]) -> NDArray[np.int16]:
     estimate = left + above - corner
     by_left, by_above, by_corner = abs(estimate - left), abs(estimate - above), abs(estimate - corner)
-    nearest = np.where((by_left <= by_above) & (by_left <= by_corner), left, np.where(by_above <= by_corner, above, corner))
+    nearest = np.where(
+        (by_left <= by_above) & (by_left <= by_corner), left, np.where(by_above <= by_corner, above, corner)
+    )
     return nearest.astype(np.int16)

@@ -119,8 +119,8 @@ def _converted(norm: _BatchNorm, group: dist.ProcessGroup | None) -> SyncBatchNo
     known = type(norm) in CONVERTED or set(after) == {"drop", "act"}
     if not known or len(after) != len(dict(norm.named_children())):
         raise ConfigError(
-            f"{type(norm).__module__}.{type(norm).__name__} is a batch norm of its own kind; opsin cannot synchronize it. "
-            f"Set run.sync_batch_norm=false, or train in one process."
+            f"{type(norm).__module__}.{type(norm).__name__} is a batch norm of its own kind; it cannot be "
+            f"synchronized. Set run.sync_batch_norm=false, or train in one process."
         )
     new = SyncBatchNorm(
         norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, group=group, **after

@@ -1,8 +1,13 @@
-"""Small net: a residual network of 3x3 convolutions for pictures of 28 to 40 pixels, made to train fast on a CPU.
+"""Small net: a residual network of plain 3x3 convolutions for pictures of 28 to 40 pixels, made to train fast on a CPU.
+
+Dense 3x3 convolutions are what CPU kernels do best (depthwise ones reach a tenth of their rate), and pooling before the
+normalization leaves it a quarter of the work.
 
 Paper: none; after the ResNet-9 of David Page, "How to train your ResNet", 2018, https://github.com/davidcpage/cifar10-fast.
-Implements: stem, then stages of one convolution with 2x2 max pooling and a residual branch of convolutions.
-Differs from the paper: SiLU instead of ReLU, average pooling at the end, widths for two CPU cores.
+Implements: stem, then stages of one convolution with 2x2 max pooling and a residual branch of `depth` convolutions;
+    1,857,946 parameters with the default widths at 3 channels and 10 classes.
+Differs from the paper: SiLU instead of ReLU, average instead of max pooling at the end, a residual branch in every
+    stage, widths for two CPU cores.
 Checked against: nothing outside; tests/contracts/test_models.py.
 Reproduced: not yet run.
 Weights: none shipped.
@@ -47,29 +52,39 @@ class SmallNet(nn.Module):
     Args:
         num_classes: K.
         in_channels: C of the pictures.
-        width: channels of the stem; stages have 2, 4, 8, ... times as many.
+        stem: channels before the first stage.
+        widths: channels of each stage.
         depths: convolutions in the residual branch of each stage.
         dropout: rate before the last layer.
     """
 
     head_names = ("head",)
 
-    def __init__(self, num_classes: int, in_channels: int, width: int, depths: Sequence[int], dropout: float) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        stem: int,
+        widths: Sequence[int],
+        depths: Sequence[int],
+        dropout: float,
+    ) -> None:
         super().__init__()
-        if width < 1 or not depths or min(depths) < 0:
+        if len(widths) != len(depths) or not widths or min(stem, *widths) < 1 or min(depths) < 0:
             raise ConfigError(
-                f"smallnet: width = {width}, depths = {list(depths)}; expected positive width, depths of 0 or more."
+                f"smallnet: stem = {stem}, widths = {list(widths)}, depths = {list(depths)}; expected positive widths, "
+                f"and one depth of 0 or more for each of them."
             )
-        self.stem = _convolution(in_channels, width)
-        channels = [width * 2**i for i in range(len(depths) + 1)]
+        self.stem = _convolution(in_channels, stem)
+        channels = [stem, *widths]
         self.stages = nn.ModuleList(Stage(channels[i], channels[i + 1], depth) for i, depth in enumerate(depths))
-        self.feature_info = [Feature(channels[i + 1], 2 ** (i + 1)) for i in range(len(depths))]
+        self.feature_info = [Feature(width, 2 ** (i + 1)) for i, width in enumerate(widths)]
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(channels[-1], num_classes)
 
     def forward_pyramid(self, images: Tensor) -> list[Tensor]:
         """Features after each stage, finest first: (B, channels, H // stride, W // stride) as in `feature_info`."""
-        x = self.stem(images)  # (B, width, H, W)
+        x = self.stem(images)  # (B, stem, H, W)
         features = []
         for stage in self.stages:
             x = stage(x)
@@ -84,9 +99,10 @@ class SmallNet(nn.Module):
 def smallnet(
     num_classes: int = 10,
     in_channels: int = 3,
-    width: int = 32,
+    stem: int = 16,
+    widths: Sequence[int] = (48, 128, 256),
     depths: Sequence[int] = (1, 2, 2),
     dropout: float = 0.0,
 ) -> SmallNet:
-    """Build the small net; `width` and `depths` scale it."""
-    return SmallNet(num_classes, in_channels, width, depths, dropout)
+    """Build the small net; `widths=(32, 64, 128)` is four times cheaper and enough for grey 28-pixel pictures."""
+    return SmallNet(num_classes, in_channels, stem, widths, depths, dropout)

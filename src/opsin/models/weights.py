@@ -164,8 +164,8 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str], s
             with safetensors.safe_open(path, framework="pt") as opened:
                 return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}, ""  # noqa: SIM118
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{path}: the file cannot be read: {error.strerror or error}.") from error
+    except PermissionError as error:
+        raise CheckpointError(f"{path}: the file may not be read: {error.strerror}.") from error
     except Exception as error:  # damaged files make the parsers raise anything
         raise CheckpointError(_unreadable(path, error)) from error
     container, state = _unpacked(content, path)
@@ -204,11 +204,11 @@ def _unreadable(path: Path, error: Exception) -> str:
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
     if isinstance(error, pickle.UnpicklingError) and found:
         return (
-            f"{path}: the file holds Python objects besides tensors ({found[1]}); opsin does not load them, because they "
-            f"can run code. Where you trust the file, save its state dict alone, as safetensors."
+            f"{path}: the file holds Python objects besides tensors ({found[1]}); opsin does not load them, because "
+            f"they can run code. Where you trust the file, save its state dict alone, as safetensors."
         )
     why = "" if isinstance(error, pickle.UnpicklingError) else f" ({str(error).partition(chr(10))[0]})"
-    return f"{path}: the file is not a readable weight file; it is truncated, damaged or something else{why}. Copy it again."
+    return f"{path}: the file is not a readable weight file: truncated, damaged or something else{why}. Copy it again."
 
 
 def _unpacked(content: object, path: Path) -> tuple[str, dict[str, Tensor]]:

@@ -89,6 +89,7 @@ class Trainer:
                     self._warn_about_other_bits(stream)
                     loop.resume()
                 reached = loop.run()
+                stream.state()  # logs are on disk before the run says that it is done
                 if loop.state.epoch >= loop.plan.epochs or reached.stopped:
                     self._finish(task, spec, model, evaluation, reached)
                 else:

@@ -142,7 +142,9 @@ def _confirmed(facts: Facts, options: CheckOptions, pairs: Pairs) -> tuple[Pairs
 
 def _correlated(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
     """Pearson's correlation of each of n arrays with its partner, (n,)."""
-    left, right = (side.reshape(len(side), -1) - side.reshape(len(side), -1).mean(1, keepdims=True) for side in (left, right))
+    left, right = (
+        side.reshape(len(side), -1) - side.reshape(len(side), -1).mean(1, keepdims=True) for side in (left, right)
+    )
     norms = np.sqrt((left**2).sum(1) * (right**2).sum(1))
     correlation: NDArray[np.float32] = (left * right).sum(1) / np.maximum(norms, 1e-6)
     return correlation

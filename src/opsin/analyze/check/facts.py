@@ -35,7 +35,7 @@ class Facts:
     `readable` (N,) bool; `errors` position to message; `formats` (N,) names such as "JPEG" ("" unknown); `sizes` (N, 2)
     height and width as shown; `modes` (N,) Pillow's names of how pixels are written; `file_bytes` (N,); `digests` (N, 2)
     uint64 of the file's bytes; `thumbnails` (N, 32, 32) grey; `tints` (N, 8, 8, 3) or None for grey sets; `means`,
-    `stds` (N,) of grey values in [0, 255]; `flat` (N,) whether all pixels are one value; `nonfinite` (N,) counts of NaN and
+    `stds` (N,) of grey values in [0, 255]; `flat` (N,) whether each channel is one value (of 256, give or take 2); `nonfinite` (N,) counts of NaN and
     infinity; `taken` position to EXIF time.
     """
 
@@ -106,8 +106,9 @@ def measure_image(facts: Facts, i: int, image: Tensor, spec: ImageSpec) -> None:
     """Note the facts of sample i from its pixels (C, H, W)."""
     if image.dtype == torch.float32:
         facts.nonfinite[i] = int((~torch.isfinite(image)).sum())
-    low, high = image.amin(), image.amax()
-    facts.flat[i] = bool(high.double() - low.double() <= (2 if spec.dtype == "uint8" else 0))
+    values = image.reshape(image.shape[0], -1).numpy()  # (C, H * W)
+    spread = values.max(1).astype(np.float64) - values.min(1)
+    facts.flat[i] = bool((spread <= (2 if spec.dtype == "uint8" else 0)).all())
     small = resize(in_eight_bits(image, spec), (SIDE, SIDE))[0].contiguous().numpy()  # (1 or 3, 32, 32)
     _note_pixels(facts, slice(i, i + 1), small[None])
 
@@ -139,8 +140,8 @@ def measure_arrays(facts: Facts, start: int, images: NDArray[Any]) -> None:
         for k, row in enumerate(rows):
             measure_image(facts, start + k, torch.from_numpy(row), spec)
         return
-    flat = rows.reshape(len(rows), -1)
-    facts.flat[where] = flat.max(1) == flat.min(1)
+    values = rows.reshape(*rows.shape[:2], -1)  # (n, C, H * W)
+    facts.flat[where] = (values.max(2).astype(np.int16) - values.min(2) <= 2).all(1)
     tensor = torch.from_numpy(rows)
     if rows.shape[1] not in (1, 3):
         tensor = torch.stack([in_eight_bits(image, spec_of(image)) for image in tensor])

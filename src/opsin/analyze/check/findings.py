@@ -142,7 +142,7 @@ class CheckOptions(Settings):
     """Pictures with more pixels are called enormous."""
     aspect: float = 5.0
     """Pictures longer than so many times their width (or the reverse) are called odd."""
-    probe_kappa: float = 0.5
+    probe_kappa: float = 0.8
     """Suspect labels are named only if the quick probe does at least so much better than the largest class alone."""
     suspect_confidence: float = 0.8
     """A label is suspect only if the probe gives another class at least this probability."""
@@ -156,6 +156,11 @@ def names_text(ids: tuple[str, ...] | list[str], limit: int = _IDS_IN_TEXT) -> s
     """A few ids for a sentence: "a.png, b.png and 12 more"."""
     shown = ", ".join(ids[:limit])
     return f"{shown} and {len(ids) - limit} more" if len(ids) > limit else shown
+
+
+def verb(count: int, one: str, many: str) -> str:
+    """The form of a verb that goes with a count."""
+    return one if count == 1 else many
 
 
 def counted(count: int, one: str, many: str = "") -> str:

@@ -83,7 +83,12 @@ def propose(dataset: Dataset, clusters: Sequence[Codes], times: bool = False) ->
             continue
         sizes = np.bincount(groups)
         shares = sizes / len(groups)
-        if len(sizes) < 10 or shares.max() > 1 / 3 or float((shares**2).sum()) > 0.1 or not _divides_classes(dataset, groups):
+        if (
+            len(sizes) < 10
+            or shares.max() > 1 / 3
+            or float((shares**2).sum()) > 0.1
+            or not _divides_classes(dataset, groups)
+        ):
             continue
         explained = sum(len(np.unique(groups[cluster])) == 1 for cluster in clusters) / len(clusters)
         if explained >= 0.9 and (best is None or (explained, len(sizes)) > (best.explained, best.groups)):
@@ -92,17 +97,20 @@ def propose(dataset: Dataset, clusters: Sequence[Codes], times: bool = False) ->
 
 
 def _divides_classes(dataset: Dataset, groups: Codes) -> bool:
-    """Whether the typical class has at least three groups, so that each part can get one."""
+    """Whether the typical class (of a given part) has at least three groups, so that each part can get one."""
     for head in dataset.heads:
         if head.kind == "single":
             labels = dataset.targets[head.name]
-            met = np.unique(np.stack([labels, groups])[:, labels >= 0], axis=1)[0]
+            cells = labels * 4 + dataset.given_split
+            met = np.unique(np.stack([cells, groups])[:, labels >= 0], axis=1)[0]
             if len(met) and np.median(np.unique(met, return_counts=True)[1]) < 3:
                 return False
     return True
 
 
-def how_to_group(dataset: Dataset, clusters: Sequence[Codes], otherwise: str, times: bool) -> tuple[str, dict[str, object]]:
+def how_to_group(
+    dataset: Dataset, clusters: Sequence[Codes], otherwise: str, times: bool
+) -> tuple[str, dict[str, object]]:
     """The sentence that proposes a `--group`, or `otherwise`, and the same for machines."""
     found = propose(dataset, clusters, times)
     if found is None:

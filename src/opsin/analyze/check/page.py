@@ -119,8 +119,14 @@ def _verdict(findings: Findings) -> str:
     counts = findings.counts
     if not counts["error"] and not counts["warning"]:
         return "Nothing was found that stands in the way of training."
-    words = [f"{n} {word}{'s' if n != 1 else ''}" for word, n in (("error", counts["error"]), ("warning", counts["warning"])) if n]
-    advice = "Mend the errors before training." if counts["error"] else "Look at the warnings before you trust a number."
+    words = [
+        f"{n} {word}{'s' if n != 1 else ''}"
+        for word, n in (("error", counts["error"]), ("warning", counts["warning"]))
+        if n
+    ]
+    advice = (
+        "Mend the errors before training." if counts["error"] else "Look at the warnings before you trust a number."
+    )
     return f"{' and '.join(words)}. {advice}"
 
 
@@ -133,7 +139,9 @@ def _tiles(profile: Mapping[str, Any]) -> str:
     if profile["height"]:
         tiles.append((f"{profile['width']['median']:.0f} x {profile['height']['median']:.0f}", "median width x height"))
     tiles.append((f"{profile['bytes'] / 1e6:,.1f} MB", f"as {profile['format']}"))
-    return "<ul class='tiles'>" + "".join(f"<li><b>{_text(v)}</b><span>{_text(k)}</span></li>" for v, k in tiles) + "</ul>"
+    return (
+        "<ul class='tiles'>" + "".join(f"<li><b>{_text(v)}</b><span>{_text(k)}</span></li>" for v, k in tiles) + "</ul>"
+    )
 
 
 def _contents(findings: Findings) -> str:
@@ -191,7 +199,8 @@ def _profile(profile: Mapping[str, Any]) -> Iterator[str]:
     yield _table("Kind of pixels", profile["modes"])
     rows = [(name, profile[name]) for name in ("width", "height", "aspect", "brightness", "contrast") if profile[name]]
     cells = "".join(
-        f"<tr><th>{name}</th>{''.join(f'<td>{v[k]:.4g}</td>' for k in ('min', 'q1', 'median', 'q3', 'max'))}</tr>" for name, v in rows
+        f"<tr><th>{name}</th>{''.join(f'<td>{v[k]:.4g}</td>' for k in ('min', 'q1', 'median', 'q3', 'max'))}</tr>"
+        for name, v in rows
     )
     yield (
         "<div><h3>Spread</h3><table><tr><th></th><th>least</th><th>quarter</th><th>median</th><th>three quarters</th>"
@@ -226,7 +235,9 @@ def _class_chart(head: Mapping[str, Any], split_known: bool) -> str:
                 )
             x += length
         bars.append(f"<text class='count' x='{x + 6:.1f}' y='{y + 15}'>{entry['total']:,}</text>")
-    keys = "".join(f"<span class='key {part}'>{part}</span>" for part in _PARTS if split_known and any(c[part] for c in classes))
+    keys = "".join(
+        f"<span class='key {part}'>{part}</span>" for part in _PARTS if split_known and any(c[part] for c in classes)
+    )
     left_out = len(head["classes"]) - len(classes)
     note = f"<p class='muted'>{left_out} smaller classes are not drawn.</p>" if left_out else ""
     height = len(classes) * step + 4

@@ -137,7 +137,9 @@ def out_of_fold(points: Array, labels: NDArray[np.int64], classes: int, folds: N
             for fold in wanted
         }
         parts = [
-            np.exp(-scale * _distances(points[block], landmarks)) @ weights[fold] for fold, block in blocks if fold in weights
+            np.exp(-scale * _distances(points[block], landmarks)) @ weights[fold]
+            for fold, block in blocks
+            if fold in weights
         ]
         return np.concatenate(parts) + prior.astype(np.float32)
 

@@ -24,11 +24,19 @@ def render(findings: Findings) -> RenderableType:
     for head in profile["heads"]:
         counts = [entry["total"] for entry in head["classes"]]
         if counts:
-            facts.add_row(f"classes ({head['name']})", f"{len(counts):,}, with {min(counts):,} to {max(counts):,} samples")
+            facts.add_row(
+                f"classes ({head['name']})", f"{len(counts):,}, with {min(counts):,} to {max(counts):,} samples"
+            )
     if profile["height"]:
-        facts.add_row("median size", f"{profile['width']['median']:.0f} x {profile['height']['median']:.0f} (width x height)")
+        facts.add_row(
+            "median size", f"{profile['width']['median']:.0f} x {profile['height']['median']:.0f} (width x height)"
+        )
     counts = findings.counts
-    words = [f"{n} {word}{'s' if n != 1 else ''}" for word, n in (("error", counts["error"]), ("warning", counts["warning"])) if n]
+    words = [
+        f"{n} {word}{'s' if n != 1 else ''}"
+        for word, n in (("error", counts["error"]), ("warning", counts["warning"]))
+        if n
+    ]
     verdict = Text(", ".join(words) or "no errors, no warnings", style="bold")
     return Group(Panel(facts, title=str(profile["name"]), title_align="left"), *map(_entry, findings), verdict)
 

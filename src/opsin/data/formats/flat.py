@@ -53,13 +53,15 @@ def write(dataset: Dataset, to: str | os.PathLike[str]) -> None:
     """Write the pictures byte for byte under their ids into a new folder, which appears when complete.
 
     Raises:
-        DataError: if `to` exists, or there are labels that would be lost.
+        DataError: if `to` exists, or there are labels or given parts that would be lost.
     """
     target = Path(to)
     if target.exists():
         raise DataError(f"{target}: exists already. Give a new folder.")
     if dataset.heads:
         raise DataError(f"{dataset.root}: has labels, which a flat folder cannot hold. Write it as folder or csv.")
+    if (dataset.given_split >= 0).any():
+        raise DataError(f"{dataset.root}: has a given split, which a flat folder cannot hold. Write it as csv.")
     partial = target.with_name(target.name + ".partial")
     for i in range(len(dataset)):
         data, filename = dataset.bytes_of(i)

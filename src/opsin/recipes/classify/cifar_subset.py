@@ -14,7 +14,7 @@ def build() -> NamedRecipe:
     """Muon, warm-up and linear decay, averaged weights; shifts, flips and cutout."""
     settings = {
         "data": {"split": {"fractions": [0.9, 0.05, 0.05]}},
-        "model": {"name": "smallnet", "kwargs": {"widths": [48, 128, 256]}},
+        "model": {"name": "smallnet", "kwargs": {"stem": 16, "widths": [48, 128, 256]}},
         "optimizer": {"name": "muon", "lr": 0.1, "other_lr": 0.25, "momentum": 0.85, "ema": 0.999},
         "schedule": {"name": "linear", "warmup_epochs": 6},
         "task": {

@@ -14,7 +14,6 @@ from opsin.data.dataset import PARTS
 NAMES = ("balance",)
 
 
-
 def class_counts(scan: Scan) -> dict[str, tuple[tuple[str, ...], NDArray[np.int64]]]:
     """Head name to its classes and counts (4, K): in train, val, test, and in all."""
     found = {}
@@ -39,7 +38,12 @@ def build(scan: Scan) -> Iterator[Finding]:
         words = f"'{name}': " if len(kinds) > 1 else ""
         total = table[3]
         if kinds[name] == "single" and (total > 0).sum() < 2:
-            yield Finding("one-class", "error", f"{words}all labels are of one class; there is nothing to learn.", fix="Add the other classes.")
+            yield Finding(
+                "one-class",
+                "error",
+                f"{words}all labels are of one class; there is nothing to learn.",
+                fix="Add the other classes.",
+            )
             continue
         empty = [c for c, n in zip(classes, total) if n == 0]
         if empty:
@@ -52,7 +56,10 @@ def build(scan: Scan) -> Iterator[Finding]:
         present = total[total > 0]
         ratio = float(present.max() / present.min())
         if ratio >= scan.options.imbalance:
-            most, least = classes[int(total.argmax())], classes[int(np.where(total > 0, total, total.max() + 1).argmin())]
+            most, least = (
+                classes[int(total.argmax())],
+                classes[int(np.where(total > 0, total, total.max() + 1).argmin())],
+            )
             yield Finding(
                 "class-imbalance",
                 "warning",

@@ -44,17 +44,21 @@ def build(scan: Scan) -> Iterator[Finding]:
         yield Finding(
             "cmyk-picture",
             "warning",
-            f"{counted(len(inks), 'picture')} of {len(scan):,} are CMYK (made for printing); read as RGB their colors shift.",
+            f"{counted(len(inks), 'picture')} of {len(scan):,} in CMYK (made for printing); colors shift when it is read as RGB.",
             tuple((name,) for name in names),
             "Save them again as sRGB.",
             data={"count": len(inks), "groups": len(inks)},
         )
 
 
-def _mixed(scan: Scan, code: str, level: Level, found: dict[str, list[str]], effect: str, fix: str) -> Iterator[Finding]:
+def _mixed(
+    scan: Scan, code: str, level: Level, found: dict[str, list[str]], effect: str, fix: str
+) -> Iterator[Finding]:
     if len(found) < 2:
         return
-    members = {what: np.flatnonzero(np.isin(scan.facts.modes, modes) & scan.facts.readable) for what, modes in found.items()}
+    members = {
+        what: np.flatnonzero(np.isin(scan.facts.modes, modes) & scan.facts.readable) for what, modes in found.items()
+    }
     counts = {what: len(rows) for what, rows in sorted(members.items(), key=lambda pair: -len(pair[1]))}
     common = next(iter(counts))
     rare = [(int(i), what) for what, rows in members.items() if what != common for i in rows][: scan.options.listed]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from opsin.analyze.check.findings import Finding, counted
+from opsin.analyze.check.findings import Finding, counted, verb
 from opsin.analyze.check.rules.copies import cluster_finding
 from opsin.analyze.check.scan import Scan
 
@@ -19,14 +19,14 @@ def build(scan: Scan) -> Iterator[Finding]:
     exact = [c for c in scan.exact_clusters if _disagree(scan, c)]
     if exact:
         text = (
-            f"{counted(len(exact), 'picture')} {'occurs' if len(exact) == 1 else 'occur'} several times with different labels. "
+            f"{counted(len(exact), 'picture')} {verb(len(exact), 'occurs', 'occur')} several times with different labels. "
             "At least one label of each is wrong, or more than one class applies."
         )
         fix = "Look at them below, delete the wrong copy, or give them several labels (--columns labels=COLUMN)."
         yield cluster_finding(scan, "duplicate-with-different-labels", "error", text, exact, fix, {})
     pairs = [p for p in scan.near.pairs[:100_000] if scan.exact[p[0]] != scan.exact[p[1]] and _disagree(scan, p)]
     if pairs:
-        text = f"{counted(len(pairs), 'pair')} of nearly identical pictures {'has' if len(pairs) == 1 else 'have'} different labels."
+        text = f"{counted(len(pairs), 'pair')} of nearly identical pictures {verb(len(pairs), 'has', 'have')} different labels."
         fix = "Look at them below: mend the wrong label, or leave them if the small difference is what decides."
         yield cluster_finding(scan, "near-duplicate-with-different-labels", "warning", text, pairs, fix, {})
 
@@ -34,9 +34,9 @@ def build(scan: Scan) -> Iterator[Finding]:
 def _disagree(scan: Scan, members: NDArray[np.int64]) -> bool:
     for head in scan.dataset.heads:
         values = scan.dataset.targets[head.name][members]
-        known = values[values >= 0] if head.kind == "single" else values[~np.isnan(values).reshape(len(values), -1).any(1)]
+        known = (
+            values[values >= 0] if head.kind == "single" else values[~np.isnan(values).reshape(len(values), -1).any(1)]
+        )
         if head.kind != "regression" and len(np.unique(known, axis=0)) > 1:
             return True
     return False
-
-

@@ -20,7 +20,7 @@ def build(scan: Scan) -> Iterator[Finding]:
         yield Finding(
             "constant-picture",
             "warning",
-            f"{counted(len(flat), 'picture')} of {len(scan):,} are one value everywhere: {names_text(names, 3)}.",
+            f"{counted(len(flat), 'picture')} of {len(scan):,} with one value everywhere: {names_text(names, 3)}.",
             tuple((name,) for name in names),
             "They teach nothing, or that an empty picture is of their class. Delete them or look for the failed export.",
             tuple(f"grey value {scan.facts.means[i]:.0f}" for i in flat[: scan.options.listed]),
@@ -32,7 +32,7 @@ def build(scan: Scan) -> Iterator[Finding]:
         yield Finding(
             "nonfinite-values",
             "error",
-            f"{counted(len(bad), 'picture')} of {len(scan):,} hold NaN or infinite pixels: {names_text(names, 3)}. "
+            f"{counted(len(bad), 'picture')} of {len(scan):,} with NaN or infinite pixels: {names_text(names, 3)}. "
             "One of them makes every weight of the network NaN.",
             tuple((name,) for name in names),
             "Replace these pixels by a number that means 'no data', or delete the pictures.",

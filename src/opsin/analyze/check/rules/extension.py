@@ -47,7 +47,7 @@ def build(scan: Scan) -> Iterator[Finding]:
     yield Finding(
         "wrong-extension",
         "warning",
-        f"{counted(len(wrong), 'file')} of {len(scan):,} hold another format than the name says: {scan.dataset.id(first)} "
+        f"{counted(len(wrong), 'file')} of {len(scan):,} with another format than the name says: {scan.dataset.id(first)} "
         f"is a {held} file. opsin reads them by content; other tools may not.",
         tuple((scan.dataset.id(i),) for i, _ in listed),
         f"Rename them (.{ending} to .{_SUFFIXES[held].split()[0]}), or save them again in the format of their name.",

@@ -28,7 +28,7 @@ def build(scan: Scan) -> Iterator[Finding]:
             yield Finding(
                 "missing-label",
                 "warning",
-                f"{counted(len(members), 'sample')} of {len(scan):,} {'has' if len(members) == 1 else 'have'} no label for "
+                f"{counted(len(members), 'sample')} of {len(scan):,} without a label for "
                 f"'{head.name}': {names_text(names, 3)}. They take no part in training or scores for it.",
                 tuple((name,) for name in names),
                 "Label them, or delete them if they are not meant to be there.",

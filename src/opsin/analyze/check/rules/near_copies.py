@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from opsin.analyze.check.findings import Finding, counted
-from opsin.analyze.check.grouping import components_of, how_to_group
-from opsin.analyze.check.rules.copies import cluster_finding, leaked_text, parts_of
+from opsin.analyze.check.findings import Finding, counted, verb
+from opsin.analyze.check.grouping import components_of
+from opsin.analyze.check.rules.copies import cluster_finding, how_to_mend, leaked_text, parts_of
 from opsin.analyze.check.scan import Scan
 
 NAMES = ("near-copies",)
@@ -25,16 +25,18 @@ def build(scan: Scan) -> Iterator[Finding]:
     otherwise = "Look at them below, and give pictures of one scene, person or video one group (--group COLUMN)."
     if across:
         text = (
-            f"{counted(len(across), 'cluster')} of nearly identical pictures straddle parts: {leaked_text(scan, across)} "
+            f"{counted(len(across), 'cluster')} of nearly identical pictures {verb(len(across), 'straddles', 'straddle')} parts: {leaked_text(scan, across)} "
             f"({how}). Scores on them are too good."
         )
-        fix, more = how_to_group(scan.dataset, across, otherwise, scan.times_known)
+        fix, more = how_to_mend(scan, across, otherwise)
         yield cluster_finding(scan, "near-duplicate-across-splits", "warning", text, across, fix, {**data, **more})
     if within:
         members = sum(len(c) for c in within)
         text = f"{counted(len(within), 'cluster')} of nearly identical pictures, {members:,} pictures in all ({how})"
-        text += "; none straddles parts." if scan.split_known else ". A random split would put many of them on both sides."
-        fix, more = how_to_group(scan.dataset, within, otherwise, scan.times_known)
+        text += (
+            "; none straddles parts." if scan.split_known else ". A random split would put many of them on both sides."
+        )
+        fix, more = how_to_mend(scan, within, otherwise)
         level = "info" if scan.split_known else "warning"
         yield cluster_finding(scan, "near-duplicate", level, text, within, fix, {**data, **more})
     if not scan.near.complete:

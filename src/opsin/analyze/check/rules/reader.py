@@ -17,7 +17,9 @@ def build(scan: Scan) -> Iterator[Finding]:
         problems = [p for p in scan.dataset.problems if p.level == level and not (p.sample_id in bad or p.where in bad)]
         if problems:
             listed = problems[: scan.options.listed]
-            messages = " ".join(f"{p.where}: {p.message}" if p.where not in p.message else p.message for p in listed[:3])
+            messages = " ".join(
+                f"{p.where}: {p.message}" if p.where not in p.message else p.message for p in listed[:3]
+            )
             named = [p for p in listed if p.sample_id is not None]
             yield Finding(
                 f"reader-{level}",

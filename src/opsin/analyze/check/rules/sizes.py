@@ -24,22 +24,22 @@ def build(scan: Scan) -> Iterator[Finding]:
     tiny = known & (short < options.small_side) & (middle >= options.small_side)
     large = known & (short * long > options.large_pixels)
     outlier = known & ~tiny & ~large & ((short < middle / 8) | (short > middle * 8))
-    typical = float(np.median((long[known] / short[known])))
+    typical = float(np.median(long[known] / short[known]))
     odd = known & (long > options.aspect * short) & (long > 2 * typical * short)
     yield from _finding(
-        scan, "tiny-picture", "warning", tiny, f"have a side below {options.small_side} pixels",
+        scan, "tiny-picture", "warning", tiny, f"with a side below {options.small_side} pixels",
         "Look at them: thumbnails and failed downloads are of this size. Delete them if they show nothing.",
     )  # fmt: skip
     yield from _finding(
-        scan, "enormous-picture", "warning", large, f"have more than {options.large_pixels / 1e6:.0f} megapixels",
+        scan, "enormous-picture", "warning", large, f"with more than {options.large_pixels / 1e6:.0f} megapixels",
         "Shrink or tile them: decoding them will hold up training, and small objects vanish when they are resized.",
     )  # fmt: skip
     yield from _finding(
-        scan, "size-outlier", "info", outlier, f"are 8 times smaller or larger than usual (short side, median {middle:.0f})",
+        scan, "size-outlier", "info", outlier, f"8 times smaller or larger than usual (short side, median {middle:.0f})",
         "Look whether they belong to the data.",
     )  # fmt: skip
     yield from _finding(
-        scan, "odd-shape", "info", odd, f"are more than {options.aspect:g} times as long as wide",
+        scan, "odd-shape", "info", odd, f"more than {options.aspect:g} times as long as wide",
         "Resizing to a square distorts them and a center crop shows a small piece: pad or cut them.",
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from opsin.analyze.check.findings import Finding, counted
+from opsin.analyze.check.findings import Finding, counted, verb
 from opsin.analyze.check.grouping import components_of
 from opsin.analyze.check.rules.copies import cluster_finding, leaked_text, parts_of
 from opsin.analyze.check.scan import Scan
@@ -24,9 +24,13 @@ def build(scan: Scan) -> Iterator[Finding]:
     if torn:
         text = (
             f"{counted(len(torn), 'group')} of {len(np.unique(groups)):,} by '{spec}' "
-            f"{'has' if len(torn) == 1 else 'have'} samples in more than one part: {leaked_text(scan, torn)}. "
+            f"{verb(len(torn), 'has', 'have')} samples in more than one part: {leaked_text(scan, torn)}. "
             "The scores say how well the model knows these groups, not new ones."
         )
         fix = f"Split with --group {spec}"
-        fix += ", without the given parts (the folders or the column that assign them)." if (scan.dataset.given_split >= 0).any() else "."
+        fix += (
+            ", without the given parts (the folders or the column that assign them)."
+            if (scan.dataset.given_split >= 0).any()
+            else "."
+        )
         yield cluster_finding(scan, "group-leak", "error", text, torn, fix, {"group": spec})

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from opsin.analyze.check.findings import Finding, counted
+from opsin.analyze.check.findings import Finding, counted, verb
 from opsin.analyze.check.probe import FOLDS, OutOfFold, components, out_of_fold
 from opsin.analyze.check.scan import Scan
 from opsin.seeding import numpy_generator
@@ -91,7 +91,12 @@ def _report(
     listed = chosen[: scan.options.listed]
     share = len(chosen) / len(members)
     rating = [
-        {"id": scan.dataset.id(int(members[i])), "given": names[given[i]], "suggested": names[suggested[i]], "confidence": round(float(strength[i]), 4)}
+        {
+            "id": scan.dataset.id(int(members[i])),
+            "given": names[given[i]],
+            "suggested": names[suggested[i]],
+            "confidence": round(float(strength[i]), 4),
+        }
         for i in listed
     ]
     if not len(chosen):
@@ -101,7 +106,7 @@ def _report(
     return Finding(
         "suspect-label",
         "warning",
-        f"{counted(len(chosen), 'label')}{where} ({share:.2%}) look wrong to {skill}. Strongest: {first['id']}, given "
+        f"{counted(len(chosen), 'label')}{where} ({share:.2%}) {verb(len(chosen), 'looks', 'look')} wrong to {skill}. Strongest: {first['id']}, given "
         f"'{first['given']}', looks like '{first['suggested']}'.",
         tuple((str(entry["id"]),) for entry in rating),
         "Look at them in this order and mend the wrong ones; the list also holds unusual pictures that are labeled right.",

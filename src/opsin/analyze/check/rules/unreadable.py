@@ -18,8 +18,8 @@ def build(scan: Scan) -> Iterator[Finding]:
     empty = [i for i in bad if "(0 bytes)" in scan.facts.errors[i] or "zero bytes" in scan.facts.errors[i]]
     broken = [i for i in bad if i not in set(empty)]
     for code, members, words in (
-        ("empty-file", empty, "hold no data (0 bytes, or zeros only)"),
-        ("unreadable-file", broken, "cannot be decoded (cut off, damaged, or no pictures)"),
+        ("empty-file", empty, "without data (0 bytes, or zeros only)"),
+        ("unreadable-file", broken, "that cannot be decoded (cut off, damaged, or no pictures)"),
     ):
         if members:
             names = scan.ids(members)
