@@ -1,7 +1,7 @@
 """Names to builders: found by listing a package, through entry points, or given as `pkg.module:builder` or `file.py:builder`.
 
 A module of the package joins by itself when it has a literal `NAMES = ("a", "b")`; the builder of a name is the module's
-function or class of that name (a dash in the name is an underscore in Python), or else its single `build`. Listing reads
+single `build`, or the function or class of that name (a dash in the name is an underscore in Python). Listing reads
 the source as text: no module is imported before one of its names is asked for.
 """
 
@@ -88,7 +88,8 @@ class Registry:
             return self._plugins[name].load()
         module = self.module(name)
         attribute = name.replace("-", "_")
-        builder = getattr(module, attribute, None) or getattr(module, "build", None)
+        only = len(module.NAMES) == 1 and hasattr(module, "build")
+        builder = module.build if only else getattr(module, attribute, None)
         if builder is None:
             raise ConfigError(f"{module.__name__} lists '{name}' in NAMES but has neither {attribute} nor build.")
         return builder

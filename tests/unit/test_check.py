@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -323,7 +324,7 @@ def test_page_and_table_show_every_finding(folder: Path) -> None:
     assert "cannot be read" in text
     small = page_html(findings, dataset, budget=1)
     assert len(small) < len(text)
-    console = Console(width=80, record=True, file=Path("/dev/null").open("w"))
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(render(findings))
     shown = console.export_text()
     assert all(f.code in shown for f in findings)

@@ -132,7 +132,9 @@ def test_nothing_is_touched() -> None:
     _codes(model, batch, optimizers=optimizers)
     find_micro_batch(Classify(TaskSettings()), model, batch, precision=FP32, optimizers=optimizers)
     assert all(torch.equal(t, state[n]) for n, t in model.state_dict().items())
-    assert all(torch.equal(a, b) for a, b in zip(moments, [t for s in optimizers["main"].state.values() for t in s.values()]))
+    assert all(
+        torch.equal(a, b) for a, b in zip(moments, [t for s in optimizers["main"].state.values() for t in s.values()])
+    )
     assert all(torch.equal(a, p.grad) for a, p in zip(gradients, model.parameters()) if p.grad is not None)
     assert torch.equal(torch.default_generator.get_state(), generator)
     assert model.training and not model.norm.training
@@ -201,7 +203,9 @@ def test_outputs_detached_from_the_parameters() -> None:
 
 def test_the_optimizer_misses_a_parameter() -> None:
     model = _net()
-    optimizers: dict[str, torch.optim.Optimizer] = {"main": torch.optim.SGD([*model.conv.parameters(), *model.norm.parameters()], lr=0.1)}
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        "main": torch.optim.SGD([*model.conv.parameters(), *model.norm.parameters()], lr=0.1)
+    }
     note = _codes(model, optimizers=optimizers)["optimizer-missing"]
     assert note.data["parameters"] == ["head.weight", "head.bias"]
     assert note.level == "error"

@@ -55,6 +55,7 @@ def test_safetensors_round_trip_is_bit_equal_and_keeps_metadata(net, tmp_path):
     assert set(report.loaded) == set(net.state_dict())
     assert "license: apache-2.0" in report.summary()
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+    assert json.loads(json.dumps(report.to_dict()))["license"] == "apache-2.0"
 
 
 @pytest.mark.parametrize("container", [None, "state_dict", "model", "model_ema", "model_state_dict"])
@@ -115,6 +116,7 @@ def test_a_head_of_another_size_stays_new(tmp_path, make):
         assert torch.equal(value, expected), name
     assert all(shapes[0][0] == 7 and shapes[1][0] == 4 for shapes in report.mismatched.values())
     assert "newly initialized because the size differs" in report.summary()
+    assert set(report.to_dict()["mismatched"]) == set(report.mismatched)
     assert not report.complete
     with pytest.raises(CheckpointError, match=r"shapes differ: .* in the file"):
         load_weights(model, path, allow_head_mismatch=False)

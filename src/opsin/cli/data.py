@@ -15,11 +15,12 @@ ORDER = 20
 app = group(HELP)
 
 Columns = Annotated[list[str] | None, typer.Option(help="For tables: role=column, e.g. image=path (repeat the flag).")]
+Place = Annotated[str, typer.Argument(help="Folder, file or archive.")]
 Format = Annotated[str | None, typer.Option(help="Format, when it is not recognized.")]
 
 
 @app.command()
-def inspect(path: str, format: Format = None, columns: Columns = None, json: Json = False) -> None:
+def inspect(path: Place, format: Format = None, columns: Columns = None, json: Json = False) -> None:
     """Say what is at PATH: format, pictures, classes, sizes, parts."""
     from opsin.analyze.inspect import inspect_data
     from opsin.cli.train import pairs
@@ -56,7 +57,7 @@ def _inspected(found: dict[str, Any], path: str) -> Any:
 
 @app.command()
 def check(
-    path: str,
+    path: Place,
     format: Format = None,
     columns: Columns = None,
     group: Annotated[str | None, typer.Option(help="Groups that must not straddle parts: a column, parent, regex:..., time:5min.")] = None,
@@ -92,7 +93,7 @@ def check(
 
 @app.command()
 def split(
-    path: str,
+    path: Place,
     out: Annotated[str, typer.Option(help="Where to write the split (JSON).")] = "split.json",
     format: Format = None,
     columns: Columns = None,
@@ -125,7 +126,7 @@ def split(
 
 @app.command()
 def convert(
-    path: str,
+    path: Place,
     to: Annotated[str, typer.Option(help="Format to write: folder, csv, idx, cifar, ...")],
     out: Annotated[str, typer.Option(help="Folder to write; must not exist.")],
     format: Format = None,

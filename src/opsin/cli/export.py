@@ -21,22 +21,31 @@ def command(
     to: Annotated[str, typer.Option(help="Target: onnx, openvino, or all.")],
     out: Annotated[str | None, typer.Option(help="Folder of the export; by default export/TARGET in the run.")] = None,
     batch: Annotated[str, typer.Option(help="Pictures per call: a number, or dynamic for any number.")] = "dynamic",
-    tolerance: Annotated[float | None, typer.Option(help="Largest relative error of an output that is accepted; by default 1e-4.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads of the runtime during the comparison.")] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Largest relative error that is accepted; by default 1e-4.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads during the comparison.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier export.")] = False,
-    keep_failed: Annotated[bool, typer.Option(help="Keep an export above tolerance beside its place, as NAME-refused.")] = False,
+    keep_failed: Annotated[bool, typer.Option(help="Keep a refused export beside its place, as NAME-refused.")] = False,
     json: Json = False,
 ) -> int:
     """Write a model for another runtime and compare it with the original.
 
-    Preprocessing, class names and license travel with the weights. The export runs over validation pictures, random and
-    edge inputs; above tolerance it is refused and the exit code is 1. It holds a predict.py that needs neither torch nor
-    opsin.
+    Preprocessing, class names and license travel with the weights. The export runs over validation pictures, random
+    and edge inputs; above tolerance it is refused and the exit code is 1. It holds a predict.py that needs neither
+    torch nor opsin.
     """
     from opsin.run.exporting import export_run
 
     reports = export_run(
-        run, to, out, batch=_batch(batch), tolerance=tolerance, threads=threads, overwrite=overwrite, keep_failed=keep_failed
+        run,
+        to,
+        out,
+        batch=_batch(batch),
+        tolerance=tolerance,
+        threads=threads,
+        overwrite=overwrite,
+        keep_failed=keep_failed,
     )
     for report in reports:
         for note in report.notes:

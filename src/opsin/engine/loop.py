@@ -137,7 +137,7 @@ class Loop:
         self.device = next(model.parameters()).device
         self.base_rates = {phase: [group["lr"] for group in opt.param_groups] for phase, opt in optimizers.items()}
         self._trained = {phase: [p for group in opt.param_groups for p in group["params"]] for phase, opt in optimizers.items()}
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[str, list[float]] = {}
         self._last_saved = time.monotonic()
         if self.processes.world > 1:
             self.task.gather = self.processes.gather  # type: ignore[method-assign]
@@ -229,7 +229,7 @@ class Loop:
             with self.precision.autocast():
                 loss = self.task.training_step(self.forward, chunk, phase)
             total = self._total(loss, counts, deferred, values)
-            if bad is None and not all(math.isfinite(float(part.sum.detach())) for part in loss.values()):
+            if not self._remember(loss) and bad is None:
                 bad = (chunk, loss)
             if bad is None and total is not None and total.requires_grad:
                 (self.precision.scaler.scale(total) if self.precision.scaler else total).backward()
@@ -244,7 +244,6 @@ class Loop:
     def _total(self, loss: Loss, counts: Mapping[str, float], deferred: _Deferred | None, values: dict[str, Tensor]) -> Tensor | None:
         total: Tensor | None = None
         for name, part in loss.items():
-            self._remember(name, part.sum, part.count)
             if name in counts:
                 term = part.sum * (1.0 / counts[name] if counts[name] else 0.0)
             elif deferred is None:
@@ -278,16 +277,24 @@ class Loop:
             optimizer.step()
         return norm
 
-    def _remember(self, name: str, total: Tensor, count: Tensor | float) -> None:
-        """Add to the epoch's sums without waiting for the device."""
-        entry = torch.stack((total.detach().double(), torch.as_tensor(count, dtype=torch.float64, device=total.device)))
-        if name in self._sums:
-            self._sums[name] += entry
-        else:
-            self._sums[name] = entry
+    def _remember(self, loss: Loss) -> bool:
+        """Add a micro-batch to the epoch's sums; whether all of it is finite."""
+        finite = True
+        for name, part in loss.items():
+            value = float(part.sum.detach())  # waits for the forward pass
+            finite = finite and math.isfinite(value)
+            entry = self._sums.setdefault(name, [0.0, 0.0])
+            entry[0] += value
+            entry[1] += float(part.count)
+        return finite
 
     def _global_sums(self) -> dict[str, list[float]]:
-        return {name: self.processes.sum(entry.clone()).tolist() for name, entry in self._sums.items()}
+        """Sum and count of every loss part in this epoch, over all processes."""
+        names = sorted(self._sums)
+        own = [self._sums[name] for name in names]
+        if self.processes.world > 1 and names:
+            own = self.processes.sum(torch.tensor(own, dtype=torch.float64, device=self.device)).tolist()
+        return {name: list(entry) for name, entry in zip(names, own)}
 
     # Judging and keeping ----------------------------------------------------------------------------------------------
 
@@ -367,8 +374,8 @@ class Loop:
         if self.precision.scaler is not None and record["scaler"]:
             self.precision.scaler.load_state_dict(record["scaler"])
         self.state = LoopState(**record["loop"])
-        if self.processes.is_main:
-            self._sums = {n: torch.tensor(v, dtype=torch.float64, device=self.device) for n, v in self.state.sums.items()}
+        # The sums are global already: the first process goes on with them, the others from zero under the same names.
+        self._sums = {n: list(v) if self.processes.is_main else [0.0, 0.0] for n, v in self.state.sums.items()}
         self.stream.restore(record["listeners"])
         return True
 

@@ -44,8 +44,8 @@ FORMAT_VERSION = 1
 class Traced(NamedTuple):
     """A model as a graph, before it is written by a target.
 
-    `program` takes one tensor like `example`, (B, C, H, W) of raw pixels, and gives a tuple of tensors called `outputs`.
-    `batch` is the B that it is fixed to, or None when it takes any.
+    `program` takes one tensor like `example`, (B, C, H, W) of raw pixels, and gives a tuple of tensors called
+    `outputs`. `batch` is the B that it is fixed to, or None when it takes any.
     """
 
     program: ExportedProgram
@@ -132,9 +132,7 @@ def export(
         MissingExtra: if a package that the target needs is not installed.
         UnknownName: if there is no such target.
     """
-    from opsin.export import parity, standalone
-    from opsin.runtimes import runtimes
-    from opsin.runtimes.torch import TorchRuntime
+    from opsin.export import parity
 
     started, target, out = time.monotonic(), targets.get(to), Path(out)
     _check_place(out, overwrite)
@@ -147,22 +145,41 @@ def export(
     try:
         model = _plain_model(bundle)
         traced = trace(bundle.task, model, batch)
-        record = {**describe(bundle, traced), "target": to, "file": target.file, "runtime": target.runtime}
-        target.write(traced, as_text(record), aside / target.file)
-        size = sum(path.stat().st_size for path in aside.iterdir())
-        (aside / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        runner = runtimes.get(target.runtime)(aside / target.file, threads=threads)
-        found = parity.compare(
-            bundle.task, TorchRuntime(model), runner, samples,
-            batch=batch, tolerance=tolerance, runtime=f"{target.runtime} {runner.version}",
-        )  # fmt: skip
-        del runner
-        (aside / "parity.json").write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
-        notes = standalone.write(aside, bundle.task_name, target.runtime) + _notes(samples, found)
+        notes = _write(bundle, to, target, traced, aside)
+        found = _compare(bundle, model, target, aside, samples, batch, tolerance, threads)
+        size = sum(path.stat().st_size for path in aside.glob(f"{Path(target.file).stem}.*") if path.name != RECORD)
         folder = _hand_over(aside, out, found.passed, keep_failed)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return Report(to, folder, found, size, time.monotonic() - started, notes)
+    return Report(to, folder, found, size, time.monotonic() - started, notes + _notes(samples, found))
+
+
+def _write(bundle: Bundle, to: str, target: Target, traced: Traced, folder: Path) -> list[str]:
+    """Graph, record and reader; returns notes."""
+    from opsin.export import standalone
+
+    record = {**describe(bundle, traced), "target": to, "file": target.file, "runtime": target.runtime}
+    target.write(traced, as_text(record), folder / target.file)
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return standalone.write(folder, bundle.task_name, target.runtime)
+
+
+def _compare(
+    bundle: Bundle, model: Any, target: Target, folder: Path, samples: Sequence[Sample], batch: int | None,
+    tolerance: float, threads: int | None,
+) -> Parity:  # fmt: skip
+    """Run the model and what was written over the same inputs; the result is kept beside the graph."""
+    from opsin.export import parity
+    from opsin.runtimes import runtimes
+    from opsin.runtimes.torch import TorchRuntime
+
+    runner = runtimes.get(target.runtime)(folder / target.file, threads=threads)
+    found = parity.compare(
+        bundle.task, TorchRuntime(model), runner, samples,
+        batch=batch, tolerance=tolerance, runtime=f"{target.runtime} {runner.version}",
+    )  # fmt: skip
+    (folder / "parity.json").write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
+    return found
 
 
 def _check_place(out: Path, overwrite: bool) -> None:
@@ -171,7 +188,7 @@ def _check_place(out: Path, overwrite: bool) -> None:
     if not (out / RECORD).is_file():
         raise ConfigError(f"{out} exists and is not an export. Choose another folder with --out.")
     if not overwrite:
-        raise ConfigError(f"{out} holds an export already. Choose another folder with --out, or replace it with --overwrite.")
+        raise ConfigError(f"{out} holds an export already. Choose another folder with --out, or pass --overwrite.")
 
 
 def _hand_over(aside: Path, out: Path, passed: bool, keep_failed: bool) -> Path | None:
@@ -188,7 +205,8 @@ def _notes(samples: Sequence[Sample], found: Parity) -> list[str]:
     if not samples:
         notes.append("No real pictures were given: the comparison is over random and edge inputs only.")
     if found.flipped:
-        notes.append(f"{len(found.flipped)} of {found.compared['pictures']} pictures got another answer: {', '.join(found.flipped[:5])}.")
+        count = f"{len(found.flipped)} of {found.compared['pictures']}"
+        notes.append(f"{count} pictures got another answer: {', '.join(found.flipped[:5])}.")
     return notes
 
 
@@ -235,8 +253,9 @@ def trace(task: Any, model: Any, batch: int | None = None) -> Traced:
     try:
         program = torch.export.export(Named().eval(), (example,), dynamic_shapes=axes, strict=False)
     except Exception as error:  # the tracer raises many kinds
-        advice = "" if batch is not None else " If its graph depends on the number of pictures, fix that with --batch N."
-        raise ConfigError(f"The model cannot be traced: {type(error).__name__}: {str(error).splitlines()[0]}.{advice}") from error
+        advice = "" if batch is not None else " If it depends on the number of pictures, fix that with --batch N."
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        raise ConfigError(f"The model cannot be traced ({reason}).{advice}") from error
     return Traced(program, example, names, batch)
 
 
@@ -246,7 +265,7 @@ def trace(task: Any, model: Any, batch: int | None = None) -> Traced:
 def describe(bundle: Bundle, traced: Traced) -> dict[str, Any]:
     """Everything about a model but its weights, as JSON values."""
     settings = bundle.task.settings.model_dump(mode="json")
-    shape = list(traced.example.shape)
+    pixel_type = str(traced.example.dtype).removeprefix("torch.")
     return {
         "format": "opsin-export",
         "version": FORMAT_VERSION,
@@ -255,7 +274,7 @@ def describe(bundle: Bundle, traced: Traced) -> dict[str, Any]:
         "settings": settings,
         "class_names": class_names(settings),
         "model": bundle.spec.to_dict(),
-        "input": {"name": INPUT, "dtype": str(traced.example.dtype).removeprefix("torch."), "shape": [traced.batch, *shape[1:]]},
+        "input": {"name": INPUT, "dtype": pixel_type, "shape": [traced.batch, *traced.example.shape[1:]]},
         "outputs": list(traced.outputs),
         "reduce_to": getattr(bundle.task, "reduce_to", None),
         "license": bundle.info.get("license", "unknown"),

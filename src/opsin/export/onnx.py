@@ -40,6 +40,7 @@ def write(traced: Traced, metadata: Mapping[str, str], path: Path) -> None:
     converted.model.metadata_props.update({f"opsin.{name}": text for name, text in metadata.items()})
     if traced.batch is None:
         _name_batch_axis(converted.model)
+    _forget_sources(converted.model)
     converted.save(path, external_data=size > LIMIT)
     onnx.checker.check_model(str(path), full_check=True)
 
@@ -63,6 +64,12 @@ def _name_batch_axis(model: Any) -> None:
         for place, size in enumerate(value.shape or ()):
             if getattr(size, "value", None) == traced and not isinstance(size, int):
                 value.shape[place] = "batch"
+
+
+def _forget_sources(model: Any) -> None:
+    """Leave out the lines of Python, with paths on this machine, that every node was traced from."""
+    for part in (model.graph, *model.graph, *(value for node in model.graph for value in node.outputs)):
+        part.metadata_props.clear()
 
 
 build = Target("model.onnx", "onnxruntime", write)

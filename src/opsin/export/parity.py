@@ -1,9 +1,9 @@
 """Is the export the model? Both run over the same inputs, and everything that differs is measured.
 
-The inputs are real pictures (prepared exactly as for prediction), random ones, and edges: all pixels at the lowest and at
-the highest value, in batches of one, two and an odd number. The relative error of a picture is the largest difference of
-an output divided by the largest value that the model gives there, so that large outputs of one picture hide nothing in
-another.
+The inputs are real pictures (prepared exactly as for prediction), random ones, and edges: all pixels at the lowest and
+at the highest value, in batches of one, two and an odd number. The relative error of a picture is the largest
+difference of an output divided by the largest value that the model gives there, so that large outputs of one picture
+hide nothing in another.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from torch import Tensor
 from opsin.results.rows import Rows
 from opsin.task import Sample, Task
 
-Runner = Callable[[Any], Mapping[str, NDArray[Any]]]
+Arrays = Mapping[str, NDArray[Any]]
+Runner = Callable[[Any], Arrays]
+Pairs = Sequence[tuple[Arrays, Arrays]]  # what the model gave, what the export gave
 
 SAMPLES = 64  # real pictures that are compared
 TOLERANCE = 1e-4  # relative, for graphs that compute in float32
@@ -102,7 +104,7 @@ def compare(
         runtime: name and version of what runs the export.
     """
     found = Parity(False, tolerance, runtime=runtime)
-    pairs: dict[str, list[tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]]] = {}
+    pairs: dict[str, list[tuple[Arrays, Arrays]]] = {}
     for kind, inputs in made_inputs(task, batch):
         pairs.setdefault(kind, []).append((model(inputs), export(inputs)))
         found.compared[kind] = found.compared.get(kind, 0) + len(inputs)
@@ -120,7 +122,7 @@ def compare(
     found.passed = found.max_relative <= tolerance
     if not found.passed:
         worst = max(found.outputs, key=lambda name: found.outputs[name].max_relative)
-        found.reason = f"output '{worst}' differs by {found.max_relative:.2e} of its value; the tolerance is {tolerance:.2e}"
+        found.reason = f"output '{worst}' differs by {found.max_relative:.2e} of its value, more than {tolerance:.2e}"
     return found
 
 
@@ -145,7 +147,7 @@ def _range(task: Task[Any], example: Tensor) -> tuple[float, float]:
 
 def _compare_pictures(
     task: Task[Any], model: Runner, export: Runner, samples: Sequence[Sample], found: Parity,
-    pairs: dict[str, list[Any]], rows: list[tuple[dict[str, Any], dict[str, Any]]],
+    pairs: dict[str, list[tuple[Arrays, Arrays]]], rows: list[tuple[dict[str, Any], dict[str, Any]]],
 ) -> None:  # fmt: skip
     prepared = [task.prepare(sample, 0, train=False) for sample in samples]
     batch = task.collate(prepared, np.zeros(len(prepared), np.uint64))
@@ -172,7 +174,7 @@ def _words(value: Any) -> Any:
     return value
 
 
-def _unlike(pairs: Sequence[tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]]) -> str:
+def _unlike(pairs: Pairs) -> str:
     """What is so different that numbers cannot be compared, in words; empty if nothing."""
     for mine, theirs in pairs:
         if list(mine) != list(theirs):
@@ -188,7 +190,7 @@ def _largest(values: NDArray[Any]) -> float:
     return float(sizes[np.isfinite(sizes)].max(initial=0.0))
 
 
-def _errors(pairs: Sequence[tuple[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]]], scale: Mapping[str, float]) -> dict[str, OutputError]:
+def _errors(pairs: Pairs, scale: Mapping[str, float]) -> dict[str, OutputError]:
     found = {}
     for name in pairs[0][0]:
         differences, relative, largest = [], [0.0], [0.0]

@@ -71,6 +71,13 @@ class Report:
         """Whether every weight of the model came from the file."""
         return not self.missing and not self.mismatched and not self.adapted
 
+    def to_dict(self) -> dict[str, object]:
+        """The report as JSON values."""
+        mismatched = {name: [list(shape) for shape in shapes] for name, shapes in (self.mismatched or {}).items()}
+        lists = {"loaded": list(self.loaded), "missing": list(self.missing), "unexpected": list(self.unexpected)}
+        rest = {"adapted": self.adapted, "license": self.license, "container": self.container}
+        return {"path": self.path, **lists, "mismatched": mismatched, **rest}
+
     def summary(self) -> str:
         """One paragraph for people."""
         words = [f"{len(self.loaded)} tensors loaded from {self.path}"]

@@ -24,8 +24,8 @@ def export_run(
 ) -> list[Report]:  # fmt: skip
     """Export a model to one target, or to all of them.
 
-    The comparison uses up to 64 pictures, spread over the validation part; the test part stays sealed. For a bare bundle,
-    or when the data cannot be read any more, it uses random and edge inputs only, and the report's notes say so.
+    The comparison uses up to 64 pictures, spread over the validation part; the test part stays sealed. For a bare
+    bundle, or when the data cannot be read any more, it uses random and edge inputs only, and the notes say so.
 
     Args:
         source: a run, a bundle, a folder of either, or `last`.
@@ -84,7 +84,8 @@ def _pictures(run: Run) -> tuple[Sequence[Sample], list[str]]:
     """Validation pictures, evenly spread over the part, and notes."""
     try:
         indices = run.data.indices("val")
-        chosen = indices[np.unique(np.linspace(0, len(indices) - 1, min(SAMPLES, len(indices))).round().astype(np.int64))]
+        count = min(SAMPLES, len(indices))
+        chosen = indices[np.linspace(0, max(len(indices) - 1, 0), count).round().astype(np.int64)]
         reduce_to = getattr(run.bundle.task, "reduce_to", None)
         return [run.data.dataset.read(int(i), reduce_to) for i in chosen], []
     except (DataError, ConfigError, OSError) as error:

@@ -12,7 +12,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def in_batches(run: Callable[[NDArray[Any]], Arrays], inputs: NDArray[Any], size: int | None) -> Arrays:
-    """Run inputs (B, ...) through `run`, `size` at a time; the last ones are filled up with zeros that are cut off again.
+    """Run inputs (B, ...) through `run`, `size` at a time; the last ones are filled up with zeros, cut off again.
 
     Args:
         run: inputs to arrays by name, each with first axis B.

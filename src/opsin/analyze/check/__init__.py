@@ -1,7 +1,7 @@
 """The data doctor: what is wrong with a data set, in plain words, before an hour of training is spent on it.
 
-One file in `rules/` is one check; it joins by itself. All of them look at one `Scan`, for which every picture is decoded
-once. `page.write_page` makes an HTML page of the findings, `table.render` a table for the terminal.
+One file in `rules/` is one check; it joins by itself. All of them look at one `Scan`, for which every picture is
+decoded once. `page.write_page` makes an HTML page of the findings, `table.render` a table for the terminal.
 """
 
 from __future__ import annotations

@@ -4,12 +4,13 @@ A pair is a near duplicate when all of these hold (`CheckOptions` has the thresh
 
 * at most 6 of the 64 bits of the DCT hash differ,
 * the grey thumbnails correlate at least 0.97, and so (at least 0.95) do the colors,
-* the differences between neighboring thumbnail pixels correlate at least 0.9; at least 0.98 for pictures with a short side
-  below 64. This tells a picture saved twice from two drawings of the same thing. Measured on the 70,000 pictures of MNIST,
-  where no picture occurs twice: the first two rules alone flag 18,428 pairs, nearly all of them ones; with the third rule none.
-  On Fashion-MNIST, which has copies, they flag 11,144 and 100 pairs.
+* the differences between neighboring thumbnail pixels correlate at least 0.9; at least 0.98 for pictures with a
+  short side below 64. This tells a picture saved twice from two drawings of the same thing. Measured on the 70,000
+  pictures of MNIST, where no picture occurs twice: the first two rules alone flag 18,428 pairs, nearly all of them
+  ones; with the third rule none. On Fashion-MNIST, which has copies, they flag 11,144 and 100 pairs.
 
-Pictures with nearly no content (standard deviation below 4 of 255) have no meaningful hash and are compared by bytes alone.
+Pictures with nearly no content (standard deviation below 4 of 255) have no meaningful hash and are compared by bytes
+alone.
 """
 
 from __future__ import annotations
@@ -75,8 +76,8 @@ def by_bytes(facts: Facts) -> NDArray[np.int64]:
 def exact_labels(facts: Facts, dataset: Dataset, near: Likeness) -> NDArray[np.int64]:
     """(N,) codes, equal for pictures with the same bytes or the same pixels; -1 for those that cannot be read.
 
-    Same pixels in different files (another format, other metadata) are near duplicates first; those of equal size that are
-    as good as identical, at most 2000 pairs, are decoded and compared.
+    Same pixels in different files (another format, other metadata) are near duplicates first; those of equal size
+    that are as good as identical, at most 2000 pairs, are decoded and compared.
     """
     codes = by_bytes(facts)
     if dataset.arrays is not None or not len(near.pairs):

@@ -32,11 +32,11 @@ _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 class Facts:
     """Columns of N facts.
 
-    `readable` (N,) bool; `errors` position to message; `formats` (N,) names such as "JPEG" ("" unknown); `sizes` (N, 2)
-    height and width as shown; `modes` (N,) Pillow's names of how pixels are written; `file_bytes` (N,); `digests` (N, 2)
-    uint64 of the file's bytes; `thumbnails` (N, 32, 32) grey; `tints` (N, 8, 8, 3) or None for grey sets; `means`,
-    `stds` (N,) of grey values in [0, 255]; `flat` (N,) whether each channel is one value (of 256, give or take 2); `nonfinite` (N,) counts of NaN and
-    infinity; `taken` position to EXIF time.
+    `readable` (N,) bool; `errors` position to message; `formats` (N,) names such as "JPEG" ("" unknown); `sizes` (N,
+    2) height and width as shown; `modes` (N,) Pillow's names of how pixels are written; `file_bytes` (N,); `digests`
+    (N, 2) uint64 of the file's bytes; `thumbnails` (N, 32, 32) grey; `tints` (N, 8, 8, 3) or None for grey sets;
+    `means`, `stds` (N,) of grey values in [0, 255]; `flat` (N,) whether each channel is one value (of 256, give or
+    take 2); `nonfinite` (N,) counts of NaN and infinity; `taken` position to EXIF time.
     """
 
     count: int
@@ -114,7 +114,7 @@ def measure_image(facts: Facts, i: int, image: Tensor, spec: ImageSpec) -> None:
 
 
 def in_eight_bits(image: Tensor, spec: ImageSpec) -> Tensor:
-    """A picture (C, H, W) to look at, (1 or 3, H, W) uint8: alpha on white, deep values stretched to their own range."""
+    """A picture (C, H, W) to look at, (1 or 3, H, W) uint8: alpha on white, deep values stretched to full range."""
     if spec.dtype != "uint8":
         values = torch.nan_to_num(image.to(torch.float64), 0.0, spec.range[1], spec.range[0])
         low, high = values.amin(), values.amax()

@@ -1,4 +1,4 @@
-"""What the data doctor says: findings with a stable code, plain words, the samples concerned and the way to mend them."""
+"""What the data doctor says: findings with a stable code, plain words, the samples concerned and how to mend them."""
 
 from __future__ import annotations
 
@@ -161,6 +161,12 @@ def names_text(ids: tuple[str, ...] | list[str], limit: int = _IDS_IN_TEXT) -> s
 def verb(count: int, one: str, many: str) -> str:
     """The form of a verb that goes with a count."""
     return one if count == 1 else many
+
+
+def of_all(count: int, total: int, noun: str, one: str, many: str) -> str:
+    """The start of a sentence: "1 of 1,641 files holds", "3 of 1,641 files hold"."""
+    nouns = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{count:,} of {counted(total, noun, nouns)} {verb(count, one, many)}"
 
 
 def counted(count: int, one: str, many: str = "") -> str:

@@ -43,7 +43,7 @@ class Proposal:
 
 
 def components_of(codes: Codes) -> list[Codes]:
-    """Members of every code that occurs at least twice (-1 is left out), largest first, then in order of their members."""
+    """Members of every code that occurs at least twice (-1 is left out), largest first, then in order of members."""
     order = np.argsort(codes, kind="stable")
     order = order[codes[order] >= 0]
     if not len(order):
@@ -67,10 +67,10 @@ def join(codes: Codes, pairs: Codes) -> Codes:
 def propose(dataset: Dataset, clusters: Sequence[Codes], times: bool = False) -> Proposal | None:
     """The `--group` that keeps most clusters whole, if one explains at least nine in ten.
 
-    Every column of the table, the folder and some patterns of file names are tried. A grouping counts only if it leaves
-    something to divide (at least 10 groups, none with more than a third of the samples, and 3 in the typical class: folders
-    that are the classes do not help) and if its fit is no accident: two samples taken at random share a group in less than one case in ten. With `times`, photographs taken within
-    minutes are tried too.
+    Every column of the table, the folder and some patterns of file names are tried. A grouping counts only if it
+    leaves something to divide (at least 10 groups, none with more than a third of the samples, and 3 in the typical
+    class: folders that are the classes do not help) and if its fit is no accident: two samples taken at random share
+    a group in less than one case in ten. With `times`, photographs taken within minutes are tried too.
     """
     if not clusters:
         return None
@@ -116,5 +116,7 @@ def how_to_group(
     if found is None:
         return otherwise, {}
     flag = found.spec if re.fullmatch(r"[\w./:]+", found.spec) else f"'{found.spec}'"
-    text = f"Split with --group {flag}: its {found.groups:,} groups keep {found.explained:.0%} of these clusters in one part."
+    text = (
+        f"Split with --group {flag}: {found.groups:,} groups that keep {found.explained:.0%} of these clusters whole."
+    )
     return text, {"group": found.spec, "explained": round(found.explained, 4)}

@@ -1,9 +1,9 @@
 """Perceptual hash of pictures and the search for hashes that nearly agree, in less than all pairs.
 
-The hash is the 64-bit DCT hash (Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010): the
-picture as 32 x 32 grey values, its two-dimensional DCT-II, the 8 x 8 lowest frequencies without the zeroth row and
-column, one bit per coefficient: above the median of the 64 or not. Scaling, recompression and small changes of light move
-few bits; Hamming distance <= 6 is the customary sign of a near duplicate.
+The hash is the 64-bit DCT hash (Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010):
+the picture as 32 x 32 grey values, its two-dimensional DCT-II, the 8 x 8 lowest frequencies without the zeroth row
+and column, one bit per coefficient: above the median of the 64 or not. Scaling, recompression and small changes of
+light move few bits; Hamming distance <= 6 is the customary sign of a near duplicate.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def dct_rows() -> NDArray[np.float32]:
     """Rows 1 to 8 of the orthonormal DCT-II matrix of size 32, shape (8, 32)."""
     k = np.arange(1, 9)[:, None]
     n = np.arange(SIDE)[None, :]
-    return (np.sqrt(2 / SIDE) * np.cos(np.pi * (2 * n + 1) * k / (2 * SIDE))).astype(np.float32)
+    rows: NDArray[np.float32] = (np.sqrt(2 / SIDE) * np.cos(np.pi * (2 * n + 1) * k / (2 * SIDE))).astype(np.float32)
+    return rows
 
 
 def dct_hash(thumbnails: NDArray[np.uint8]) -> Hashes:
@@ -55,7 +56,8 @@ def dct_hash(thumbnails: NDArray[np.uint8]) -> Hashes:
 
 def hamming(a: Hashes, b: Hashes) -> NDArray[np.uint8]:
     """Number of bits in which hashes differ, elementwise."""
-    return np.bitwise_count(a ^ b)
+    distance: NDArray[np.uint8] = np.bitwise_count(a ^ b)
+    return distance
 
 
 def _spread(hashes: Hashes) -> list[NDArray[np.uint16]]:

@@ -107,8 +107,11 @@ def page_html(findings: Findings, dataset: Dataset, budget: int = _BUDGET) -> st
         f"<footer class='muted'>{sum(findings.ran.values()):.1f} s for {profile['samples']:,} pictures. "
         "Made by <code>opsin data check</code>; every id is in its <code>--json</code>.</footer>",
     ]
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{_text(title)}</title>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{style}</style></head><body>{"".join(body)}</body></html>\n'
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{_text(title)}</title><style>{style}</style>"
+    )
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
 
 
 def _text(value: object) -> str:
@@ -148,18 +151,23 @@ def _contents(findings: Findings) -> str:
     if not len(findings):
         return "<p>None.</p>"
     rows = "".join(
-        f"<li><a href='#{_text(f.code)}-{k}'><span class='badge {f.level}'>{_WORDS[f.level]}</span> {_text(f.code)}</a></li>"
+        f"<li><a href='#{_text(f.code)}-{k}'>{_badge(f)} {_text(f.code)}</a></li>"
         for k, f in enumerate(findings)
         if f.level != "info"
     )
     return f"<ul class='contents'>{rows}</ul>" if rows else ""
 
 
+def _badge(finding: Finding) -> str:
+    return f"<span class='badge {finding.level}'>{_WORDS[finding.level]}</span>"
+
+
 def _finding(place: int, finding: Finding, pictures: _Pictures) -> str:
     fix = f"<p class='fix'><b>What to do.</b> {_text(finding.fix)}</p>" if finding.fix else ""
     return (
-        f"<article id='{_text(finding.code)}-{place}' class='{finding.level}'><h3><span class='badge {finding.level}'>{_WORDS[finding.level]}</span> "
-        f"<code>{_text(finding.code)}</code></h3><p>{_text(finding.text)}</p>{fix}{_gallery(finding, pictures)}</article>"
+        f"<article id='{_text(finding.code)}-{place}' class='{finding.level}'><h3>{_badge(finding)} "
+        f"<code>{_text(finding.code)}</code></h3><p>{_text(finding.text)}</p>{fix}"
+        f"{_gallery(finding, pictures)}</article>"
     )
 
 
@@ -170,9 +178,10 @@ def _gallery(finding: Finding, pictures: _Pictures) -> str:
     captions = finding.captions or ("",) * len(finding.groups)
     figures = []
     for group, caption in zip(shown, captions):
-        singles = [part for part in caption.split(" | ")] if len(group) > 1 else [caption]
+        singles = caption.split(" | ") if len(group) > 1 else [caption]
         cells = "".join(
-            f"<div class='cell'>{pictures(name)}<span class='name' title='{_text(name)}'>{_text(name)}</span>"
+            f"<div class='cell'>{pictures(name)}"
+            f"<span class='name' title='{_text(name)}'><bdi dir='ltr'>{_text(name)}</bdi></span>"
             f"<span class='said'>{_text(singles[k] if k < len(singles) else '')}</span></div>"
             for k, name in enumerate(group[:_MEMBERS])
         )

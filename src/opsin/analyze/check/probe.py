@@ -1,10 +1,10 @@
 """A quick classifier on thumbnails, for one purpose: what would the other pictures say about this label?
 
 Features are gradient histograms (Dalal and Triggs, 2005, with each cell normalized by its surroundings), the picture
-itself at 16 x 16, and colors at 8 x 8. Their principal components go through a Gaussian kernel ridge regression on up to
-1000 landmarks (Nystrom), solved in closed form once for every fold: the sums over a fold are subtracted from the sums
-over all. So every picture is judged by a model that has seen neither it nor its duplicates, without any training loop,
-and the result is the same on every run.
+itself at 16 x 16, and colors at 8 x 8. Their principal components go through a Gaussian kernel ridge regression on up
+to 1000 landmarks (Nystrom), solved in closed form once for every fold: the sums over a fold are subtracted from the
+sums over all. So every picture is judged by a model that has seen neither it nor its duplicates, without any training
+loop, and the result is the same on every run.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _LANDMARKS = 1000
 _COMPONENTS = 128
 _CHUNK = 2048
 _ORIENTATIONS = 9
+_CELL_SCALE, _TINT_SCALE = 12.0, 3.0
 _STRENGTHS = (0.03, 0.3, 3.0)
 
 
@@ -57,10 +58,12 @@ def features(thumbnails: NDArray[np.uint8], colors: NDArray[np.uint8] | None) ->
     grey = thumbnails.astype(np.float32) / 255
     n = len(grey)
     padded = np.pad(grey, ((0, 0), (1, 1), (1, 1)), mode="edge")  # (N, 34, 34)
+    cells: NDArray[Any]
+    half: NDArray[Any]
     dx = padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]  # (N, 32, 32)
     dy = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]
     strength = np.hypot(dx, dy)
-    place = np.arctan2(dy, dx) % np.pi * (_ORIENTATIONS / np.pi)
+    place: NDArray[Any] = np.arctan2(dy, dx) % np.pi * (_ORIENTATIONS / np.pi)
     low = place.astype(np.int64)
     share = place - low
     line = np.arange(SIDE) // 4
@@ -73,14 +76,14 @@ def features(thumbnails: NDArray[np.uint8], colors: NDArray[np.uint8] | None) ->
     cells = cells / np.sqrt(np.asarray(around)[:, None] + 1e-3)
     half = grey.reshape(n, 16, 2, 16, 2).mean((2, 4)).reshape(n, -1)  # (N, 256)
     half = (half - half.mean(1, keepdims=True)) / (half.std(1, keepdims=True) + 0.05)
-    parts = [cells.reshape(n, -1) / np.float32(cells.std() + 1e-6), half * np.float32(0.7)]
+    parts = [cells.reshape(n, -1) * np.float32(_CELL_SCALE), half * np.float32(0.7)]
     if colors is not None:
         tint = colors.reshape(n, -1).astype(np.float32) / 255
-        parts.append((tint - tint.mean(0)) / np.float32(tint.std() + 1e-6) * np.float32(0.7))
-    return np.concatenate(parts, axis=1)
+        parts.append((tint - np.float32(0.5)) * np.float32(_TINT_SCALE))
+    return np.concatenate(parts, axis=1).astype(np.float32)
 
 
-def _summed(places: NDArray[np.int64], weights: Array, size: int) -> Array:
+def _summed(places: NDArray[np.int64], weights: NDArray[Any], size: int) -> Array:
     return np.bincount(places.ravel(), weights.ravel(), size).astype(np.float32)
 
 
@@ -102,7 +105,7 @@ def components(thumbnails: NDArray[np.uint8], colors: NDArray[np.uint8] | None) 
 
 def _distances(points: NDArray[Any], landmarks: NDArray[Any]) -> NDArray[Any]:
     squares = (points**2).sum(1)[:, None] + (landmarks**2).sum(1)[None] - 2 * points @ landmarks.T
-    return np.maximum(squares, 0)
+    return np.asarray(np.maximum(squares, 0))
 
 
 def out_of_fold(points: Array, labels: NDArray[np.int64], classes: int, folds: NDArray[np.int64]) -> OutOfFold:

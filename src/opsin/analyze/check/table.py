@@ -31,10 +31,10 @@ def render(findings: Findings) -> RenderableType:
         facts.add_row(
             "median size", f"{profile['width']['median']:.0f} x {profile['height']['median']:.0f} (width x height)"
         )
-    counts = findings.counts
+    levels = findings.counts
     words = [
         f"{n} {word}{'s' if n != 1 else ''}"
-        for word, n in (("error", counts["error"]), ("warning", counts["warning"]))
+        for word, n in (("error", levels["error"]), ("warning", levels["warning"]))
         if n
     ]
     verdict = Text(", ".join(words) or "no errors, no warnings", style="bold")

@@ -7,6 +7,7 @@ back: steps that a resumed run repeats are logged twice, with the same values.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -81,15 +82,19 @@ class MLflow:
         experiment = known.experiment_id if known is not None else self._client.create_experiment(name)
         self._run = self._client.create_run(experiment, run_name=self.folder.name).info.run_id
         values = flat(event.details)
-        params = [self._param(key, str(value)[:_LONGEST]) for key, value in values.items()]
+        params = [self._param(_key(key), str(value)[:_LONGEST]) for key, value in values.items()]
         for start in range(0, len(params), _PER_CALL):
             self._client.log_batch(self._run, params=params[start : start + _PER_CALL])
 
     def _log(self, values: Mapping[str, float], step: int) -> None:
         if self._run is not None:
             now = int(time.time() * 1000)
-            metrics = [self._metric(key, value, now, step) for key, value in values.items()]
+            metrics = [self._metric(_key(key), value, now, step) for key, value in values.items()]
             self._client.log_batch(self._run, metrics=metrics)
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[^\w\-./: ]", "_", name)[:250]  # what MLflow takes
 
 
 def build(folder: Path | None, *, quiet: bool = False) -> MLflow:

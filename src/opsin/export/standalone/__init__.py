@@ -1,8 +1,8 @@
 """What an export needs to be used without torch and without opsin: a reader, copied from this package.
 
-`write` puts `predict.py`, `requirements.txt` and the package `opsin_reader` into the export. The reader is made of opsin's
-own files (the result types, the runtime, this folder), found by following their imports, so that there is one version of
-each. None of them may import torch. A task is served when this folder has a file of its name with two functions:
+`write` puts `predict.py`, `requirements.txt` and the package `opsin_reader` into the export. The reader is made of
+opsin's own files (the result types, the runtime, this folder), found by following their imports, so that there is one
+version of each. None of them may import torch. A task is served when this folder has a file of its name with:
 
     prepare(pixels, settings) -> input of the graph, (C, H, W)
     results(outputs, settings, ids) -> one result per picture
@@ -43,7 +43,7 @@ def write(folder: Path, task: str, runtime: str) -> list[str]:
     """Put the reader for a task and a runtime into an export; returns notes, when there is none for them."""
     own = Path(__file__).parent
     if not (own / f"{task}.py").is_file() or not (ROOT / "runtimes" / f"{runtime}.py").is_file():
-        return [f"There is no predict.py without torch for {task} on {runtime} yet; the graph itself needs neither torch nor opsin."]
+        return [f"There is no predict.py without torch for {task} on {runtime} yet; the graph itself needs no torch."]
     roots = [own / "predict.py", own / f"{task}.py", ROOT / "runtimes" / f"{runtime}.py"]
     for source in closure(roots):
         copy = folder / READER / source.relative_to(ROOT)
@@ -55,7 +55,8 @@ def write(folder: Path, task: str, runtime: str) -> list[str]:
                 (folder / package / "__init__.py").touch()
     (folder / "predict.py").write_text(START, encoding="utf-8")
     needs = {**FLOORS, runtime: importlib.metadata.version(runtime)}
-    (folder / "requirements.txt").write_text("".join(f"{name}>={floor}\n" for name, floor in needs.items()), encoding="utf-8")
+    lines = "".join(f"{name}>={floor}\n" for name, floor in needs.items())
+    (folder / "requirements.txt").write_text(lines, encoding="utf-8")
     return []
 
 

@@ -42,7 +42,9 @@ def _to_channels_first(pixels: Pixels) -> Pixels:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (H, W, C) -> (C, H, W)
 
 
-def results(outputs: Mapping[str, NDArray[Any]], settings: Mapping[str, Any], ids: Sequence[str]) -> list[Classification]:
+def results(
+    outputs: Mapping[str, NDArray[Any]], settings: Mapping[str, Any], ids: Sequence[str]
+) -> list[Classification]:
     """One result per picture.
 
     Raises:
@@ -57,10 +59,11 @@ def results(outputs: Mapping[str, NDArray[Any]], settings: Mapping[str, Any], id
         start += part.shape[1]
         scores = _softmax(part) if head["kind"] == "single" else _sigmoid(part)
         heads.append((head, scores, _limits(head, settings)))
-    return [
-        Classification(name, tuple(Head(h["name"], tuple(h["class_names"]), s[i], h["kind"] == "multi", t) for h, s, t in heads))
-        for i, name in enumerate(ids)
-    ]
+    found = []
+    for place, name in enumerate(ids):
+        parts = [Head(h["name"], tuple(h["class_names"]), s[place], h["kind"] == "multi", t) for h, s, t in heads]
+        found.append(Classification(name, tuple(parts)))
+    return found
 
 
 def _limits(head: Mapping[str, Any], settings: Mapping[str, Any]) -> NDArray[np.float32] | None:

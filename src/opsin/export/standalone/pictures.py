@@ -116,7 +116,8 @@ def _pixels(image: Image.Image) -> Pixels:
     if mode == "LAB":
         raise DataError("it is a LAB picture, which only opsin itself reads. Convert it to RGB.")
     grey = mode in ("1", "L", "LA", "La")
-    alpha = mode in ("LA", "La", "PA", "RGBA", "RGBa") or ("transparency" in image.info and mode in ("1", "L", "P", "RGB"))
+    clear = "transparency" in image.info and mode in ("1", "L", "P", "RGB")
+    alpha = clear or mode in ("LA", "La", "PA", "RGBA", "RGBa")
     wanted = ("LA" if grey else "RGBA") if alpha else ("L" if grey else "RGB")
     if mode == "PA":
         image = image.convert("RGBA")
@@ -128,7 +129,7 @@ def _pixels(image: Image.Image) -> Pixels:
 
 
 def convert(pixels: Pixels, channels: int, dtype: str, value_range: tuple[float, float]) -> Pixels:
-    """Pixels (H, W, C) with other channels, type and range of values; values of another type count over its whole range."""
+    """Pixels (H, W, C) with other channels, type and range; values of another type count over its whole range."""
     have = str(pixels.dtype)
     low, high = value_range if have == dtype else FULL_RANGE.get(have, value_range)
     if pixels.shape[2] != channels:

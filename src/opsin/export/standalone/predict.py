@@ -18,14 +18,26 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from opsin.errors import CheckpointError, DataError, OpsinError
-from opsin.export.standalone.pictures import Pixels, read_picture
+from opsin.export.standalone.pictures import read_picture
 
 ROOT = __name__.partition(".")[0]  # opsin, or what the copy beside an export is called
-SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .tif .tiff .bmp .gif .pgm .ppm .pbm .pnm .jp2 .avif".split())
-BATCH = 16
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".bmp",
+    ".gif",
+    ".pgm",
+    ".ppm",
+    ".jp2",
+    ".avif",
+)
 
 
 class Model:
@@ -47,9 +59,10 @@ class Model:
             raise CheckpointError(f"{folder / 'model.json'} cannot be read: {error}") from error
         self.settings: dict[str, Any] = self.record["settings"]
         self.task = import_module(f"{__name__.rpartition('.')[0]}.{self.record['task']}")
-        self.runtime = import_module(f"{ROOT}.runtimes.{self.record['runtime']}").build(folder / self.record["file"], threads=threads)
+        runtime = import_module(f"{ROOT}.runtimes.{self.record['runtime']}")
+        self.runtime = runtime.build(folder / self.record["file"], threads=threads)
         if self.runtime.metadata.get("fingerprint") != self.record["fingerprint"]:
-            raise CheckpointError(f"{folder}: model.json and {self.record['file']} are of different models. Export again.")
+            raise CheckpointError(f"{folder}: model.json and {self.record['file']} are of different models.")
 
     def predict(self, paths: Sequence[str | Path]) -> list[dict[str, Any]]:
         """The predictions for some pictures, as JSON values.
@@ -57,26 +70,24 @@ class Model:
         Raises:
             DataError: if a picture cannot be read.
         """
-        return [found for start in range(0, len(paths), BATCH) for found in self._predict([(str(p), Path(p)) for p in paths[start : start + BATCH]])]
+        return [self._predict(str(path), Path(path)) for path in paths]
 
     def predict_files(self, inputs: Sequence[str | Path]) -> dict[str, Any]:
         """Predictions for files and for all pictures below folders; what cannot be read stands under `failed`."""
-        files, found, failed = list(_files(inputs)), [], {}
-        for name, path in files:
+        found, failed = [], {}
+        for name, path in list(_files(inputs)):
             try:
-                found += self._predict([(name, path)])
+                found.append(self._predict(name, path))
             except DataError as error:
                 failed[name] = str(error)
         return {"predictions": found, "failed": failed}
 
-    def _predict(self, files: Sequence[tuple[str, Path]]) -> list[dict[str, Any]]:
-        pictures = [read_picture(path, self.record["reduce_to"]) for _, path in files]
-        inputs: Pixels = np.stack([self.task.prepare(picture.pixels, self.settings) for picture in pictures])  # (B, C, H, W)
-        results = self.task.results(self.runtime(inputs), self.settings, [name for name, _ in files])
-        return [
-            {"file": name, **{key: value for key, value in result.to_dict().items() if key != "id"}, "time": picture.taken or None}
-            for (name, _), picture, result in zip(files, pictures, results)
-        ]
+    def _predict(self, name: str, path: Path) -> dict[str, Any]:
+        picture = read_picture(path, self.record["reduce_to"])
+        inputs = self.task.prepare(picture.pixels, self.settings)[None]  # (1, C, H, W)
+        (result,) = self.task.results(self.runtime(inputs), self.settings, [name])
+        values = {key: value for key, value in result.to_dict().items() if key != "id"}
+        return {"file": name, **values, "time": picture.taken or None}
 
 
 def _files(inputs: Sequence[str | Path]) -> Iterator[tuple[str, Path]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from opsin.analyze.check.findings import Finding, names_text
+from opsin.analyze.check.findings import Finding, names_text, of_all
 from opsin.analyze.check.scan import Scan
 from opsin.data.dataset import PARTS
 
@@ -41,14 +41,15 @@ def build(scan: Scan) -> Iterator[Finding]:
             yield Finding(
                 "one-class",
                 "error",
-                f"{words}all labels are of one class; there is nothing to learn.",
+                f"{words}All labels are of one class.",
                 fix="Add the other classes.",
             )
             continue
         empty = [c for c, n in zip(classes, total) if n == 0]
         if empty:
             yield Finding(
-                "empty-class", "warning", f"{words}{len(empty)} of {len(classes)} classes have no sample: {names_text(empty, 5)}.",
+                "empty-class", "warning",
+                f"{words}{of_all(len(empty), len(classes), 'class', 'has', 'have')} no sample: {names_text(empty, 5)}.",
                 fix="Remove them from the class list or collect samples.", data={"head": name, "classes": empty},
             )  # fmt: skip
         yield from _parts(scan, name, words, classes, table)
@@ -63,7 +64,7 @@ def build(scan: Scan) -> Iterator[Finding]:
             yield Finding(
                 "class-imbalance",
                 "warning",
-                f"{words}the largest class, {most}, has {ratio:.0f} times the samples of the smallest, {least} "
+                f"{words}{most} has {ratio:.0f} times the samples of {least} "
                 f"({present.max():,} and {present.min():,}). Accuracy then says little about the small classes.",
                 fix="Judge by balanced_accuracy or f1, and train with class weights (task.class_weights=effective).",
                 data={"head": name, "ratio": ratio, "effective_number": effective_number(present)},
@@ -82,11 +83,12 @@ def _parts(scan: Scan, name: str, words: str, classes: tuple[str, ...], table: N
             continue
         missing = [c for c, n, whole in zip(classes, table[part], table[3]) if n == 0 and whole > 0]
         if missing:
-            effect = "cannot be learned" if part == 0 else "is not measured there"
+            effect = "cannot be learned" if part == 0 else "cannot be measured there"
             yield Finding(
                 "class-missing-from-split",
                 "error" if part == 0 else "warning",
-                f"{words}{len(missing)} of {len(classes)} classes have no sample in {title}, so what they are {effect}: {names_text(missing, 5)}.",
+                f"{words}{of_all(len(missing), len(classes), 'class', 'has', 'have')} no sample in {title} "
+                f"and {effect}: {names_text(missing, 5)}.",
                 fix="Split with split.by=stratified, collect samples, or take larger fractions (data.split.fractions).",
                 data={"head": name, "part": title, "classes": missing},
             )  # fmt: skip
@@ -99,8 +101,8 @@ def _few(scan: Scan, name: str, words: str, classes: tuple[str, ...], total: NDA
         yield Finding(
             "few-samples",
             "warning",
-            f"{words}{len(few)} of {len(classes)} classes have fewer than {scan.options.few} samples: {listed}. "
-            "Their scores will be very uncertain.",
-            fix="Collect more, start from pretrained weights (--weights), or use --folds 5 so that every sample is tested once.",
+            f"{words}{of_all(len(few), len(classes), 'class', 'has', 'have')} fewer than {scan.options.few} samples: "
+            f"{listed}. Their scores will be very uncertain.",
+            fix="Collect more, start from pretrained weights (--weights), or use --folds 5 to test every sample once.",
             data={"head": name, "classes": dict(few)},
         )

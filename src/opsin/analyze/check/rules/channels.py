@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from opsin.analyze.check.findings import Finding, Level, counted
+from opsin.analyze.check.findings import Finding, Level, of_all
 from opsin.analyze.check.scan import Scan
 
 NAMES = ("channels",)
@@ -31,7 +31,8 @@ def build(scan: Scan) -> Iterator[Finding]:
     want = scan.dataset.spec
     read_as = f"All are read as {want.channels} channel(s) of {want.dtype}."
     yield from _mixed(
-        scan, "mixed-depth", "warning", depths, f"{read_as} A class that comes from one camera alone can be told by its depth.",
+        scan, "mixed-depth", "warning", depths,
+        f"{read_as} A class that comes from one camera alone can be told by its depth.",
         "Convert all pictures to one depth, on purpose: the training set and the pictures to predict must agree.",
     )  # fmt: skip
     yield from _mixed(
@@ -44,7 +45,7 @@ def build(scan: Scan) -> Iterator[Finding]:
         yield Finding(
             "cmyk-picture",
             "warning",
-            f"{counted(len(inks), 'picture')} of {len(scan):,} in CMYK (made for printing); colors shift when it is read as RGB.",
+            f"{of_all(len(inks), len(scan), 'picture', 'is', 'are')} in CMYK. Read as RGB, their colors shift.",
             tuple((name,) for name in names),
             "Save them again as sRGB.",
             data={"count": len(inks), "groups": len(inks)},

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from opsin.analyze.check.findings import Finding, counted, names_text
+from opsin.analyze.check.findings import Finding, counted, names_text, of_all
 from opsin.analyze.check.scan import Scan
 
 NAMES = ("constant",)
@@ -20,9 +20,9 @@ def build(scan: Scan) -> Iterator[Finding]:
         yield Finding(
             "constant-picture",
             "warning",
-            f"{counted(len(flat), 'picture')} of {len(scan):,} with one value everywhere: {names_text(names, 3)}.",
+            f"{of_all(len(flat), len(scan), 'picture', 'is', 'are')} one value everywhere: {names_text(names)}.",
             tuple((name,) for name in names),
-            "They teach nothing, or that an empty picture is of their class. Delete them or look for the failed export.",
+            "They teach nothing, or that an empty picture is of their class. Delete them.",
             tuple(f"grey value {scan.facts.means[i]:.0f}" for i in flat[: scan.options.listed]),
             {"count": len(flat), "groups": len(flat)},
         )
@@ -32,7 +32,7 @@ def build(scan: Scan) -> Iterator[Finding]:
         yield Finding(
             "nonfinite-values",
             "error",
-            f"{counted(len(bad), 'picture')} of {len(scan):,} with NaN or infinite pixels: {names_text(names, 3)}. "
+            f"{of_all(len(bad), len(scan), 'picture', 'has', 'have')} NaN or infinite pixels: {names_text(names)}. "
             "One of them makes every weight of the network NaN.",
             tuple((name,) for name in names),
             "Replace these pixels by a number that means 'no data', or delete the pictures.",

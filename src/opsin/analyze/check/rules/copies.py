@@ -21,16 +21,17 @@ def build(scan: Scan) -> Iterator[Finding]:
     within = [c for c in scan.exact_clusters if len(parts_of(scan, c)) <= 1]
     if across:
         text = (
-            f"{counted(len(across), 'picture')} {verb(len(across), 'lies', 'lie')} in more than one part, as identical copies: "
-            f"{leaked_text(scan, across)}. A model knows them by heart, so its scores there are too good."
+            f"{counted(len(across), 'picture')} {verb(len(across), 'lies', 'lie')} in more than one part, as identical "
+            f"copies: {leaked_text(scan, across)}. A model knows them by heart, so its scores there are too good."
         )
         fix, data = how_to_mend(scan, across, "Delete the copies outside the test part; --json lists all ids.")
         yield cluster_finding(scan, "exact-duplicate-across-splits", "error", text, across, fix, data)
     if within:
         extra = sum(len(c) - 1 for c in within)
         text = (
-            f"{counted(len(within), 'picture')} {verb(len(within), 'occurs', 'occur')} several times ({extra:,} extra copies, "
-            f"{extra / max(len(scan), 1):.1%} of the data), with the same bytes or pixels"
+            f"{counted(len(within), 'picture')} {verb(len(within), 'occurs', 'occur')} several times "
+            f"({counted(extra, 'extra copy', 'extra copies')}, {extra / max(len(scan), 1):.1%} of the data), "
+            "with the same bytes or pixels"
         )
         text += (
             ". They weigh more than others." if scan.split_known else ". A random split would put them on both sides."

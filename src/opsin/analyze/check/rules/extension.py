@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from opsin.analyze.check.findings import Finding, counted
+from opsin.analyze.check.findings import Finding, of_all
 from opsin.analyze.check.scan import Scan
 
 NAMES = ("extension",)
@@ -47,8 +47,8 @@ def build(scan: Scan) -> Iterator[Finding]:
     yield Finding(
         "wrong-extension",
         "warning",
-        f"{counted(len(wrong), 'file')} of {len(scan):,} with another format than the name says: {scan.dataset.id(first)} "
-        f"is a {held} file. opsin reads them by content; other tools may not.",
+        f"{of_all(len(wrong), len(scan), 'file', 'holds', 'hold')} another format than the name says: "
+        f"{scan.dataset.id(first)} is a {held} file. opsin reads them by content; other tools may not.",
         tuple((scan.dataset.id(i),) for i, _ in listed),
         f"Rename them (.{ending} to .{_SUFFIXES[held].split()[0]}), or save them again in the format of their name.",
         tuple(f"named .{end}, holds {scan.facts.formats[i]}" for i, end in listed),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from opsin.analyze.check.findings import Finding, counted, names_text
+from opsin.analyze.check.findings import Finding, names_text, of_all
 from opsin.analyze.check.scan import Scan
 
 NAMES = ("missing-labels",)
@@ -28,8 +28,8 @@ def build(scan: Scan) -> Iterator[Finding]:
             yield Finding(
                 "missing-label",
                 "warning",
-                f"{counted(len(members), 'sample')} of {len(scan):,} without a label for "
-                f"'{head.name}': {names_text(names, 3)}. They take no part in training or scores for it.",
+                f"{of_all(len(members), len(scan), 'sample', 'has', 'have')} no label for "
+                f"'{head.name}': {names_text(names)}. They take no part in training or scores for it.",
                 tuple((name,) for name in names),
                 "Label them, or delete them if they are not meant to be there.",
                 data={"head": head.name, "count": len(members), "groups": len(members)},

@@ -22,10 +22,13 @@ def build(scan: Scan) -> Iterator[Finding]:
     data: dict[str, object] = {"hash_distance": options.hash_distance, "correlation": options.correlation}
     across = [c for c in clusters if len(parts_of(scan, c)) > 1]
     within = [c for c in clusters if len(parts_of(scan, c)) <= 1]
-    otherwise = "Look at them below, and give pictures of one scene, person or video one group (--group COLUMN)."
+    otherwise = (
+        "Look at them below. Give pictures of one scene, person or video one group (--group COLUMN), or delete copies."
+    )
     if across:
         text = (
-            f"{counted(len(across), 'cluster')} of nearly identical pictures {verb(len(across), 'straddles', 'straddle')} parts: {leaked_text(scan, across)} "
+            f"{counted(len(across), 'cluster')} of nearly identical pictures "
+            f"{verb(len(across), 'straddles', 'straddle')} parts: {leaked_text(scan, across)} "
             f"({how}). Scores on them are too good."
         )
         fix, more = how_to_mend(scan, across, otherwise)
@@ -43,6 +46,6 @@ def build(scan: Scan) -> Iterator[Finding]:
         yield Finding(
             "near-duplicate-search-cut",
             "info",
-            f"So many pictures look alike that the search for near duplicates stopped after {len(scan.near.pairs):,} pairs.",
+            f"Many pictures look alike: the search for near duplicates stopped after {len(scan.near.pairs):,} pairs.",
             fix="Use a stricter options.hash_distance or options.correlation, or check a part of the data.",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,11 @@ def build(scan: Scan) -> Iterator[Finding]:
     """Code `label-follows-file`: format, channels or size of the picture predict the class."""
     facts = scan.facts
     sizes = facts.sizes[:, 0].astype(np.int64) * 100_000 + facts.sizes[:, 1]
-    clues: dict[str, NDArray] = {"file format": facts.formats, "kind of pixels": facts.modes, "picture size": sizes}
+    clues: dict[str, NDArray[Any]] = {
+        "file format": facts.formats,
+        "kind of pixels": facts.modes,
+        "picture size": sizes,
+    }
     for name, classes, labels in scan.single_heads:
         for what, values in clues.items():
             usable = facts.readable & (labels >= 0)
@@ -39,8 +44,8 @@ def build(scan: Scan) -> Iterator[Finding]:
                 yield Finding(
                     "label-follows-file",
                     "warning",
-                    f"The {what} alone tells '{name}' in {right:.0%} of the pictures (the largest class: {chance:.0%}). A model can "
-                    "learn this instead of what the pictures show, and fail on pictures from elsewhere.",
+                    f"The {what} alone tells '{name}' in {right:.0%} of cases (the largest class: {chance:.0%}). "
+                    "A model can learn this instead of what the pictures show, and fail on pictures from elsewhere.",
                     fix="Save all pictures in one format, mode and size, or collect every class from every source.",
                     data={"head": name, "clue": what, "accuracy": float(right), "kappa": float(kappa)},
                 )

@@ -1,12 +1,12 @@
 """Labels that the other pictures speak against.
 
-Confident learning (Northcutt, Jiang, Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", 2021) with a
-quick probe on thumbnails: a label is suspect when the out-of-fold probability of another class is at least the average
-probability with which that class recognizes its own, and at least `suspect_confidence`. Ranked by the probability of
-the suggested class minus that of the given one.
+Confident learning (Northcutt, Jiang, Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", 2021)
+with a quick probe on thumbnails: a label is suspect when the out-of-fold probability of another class is at least the
+average probability with which that class recognizes its own, and at least `suspect_confidence`. Ranked by the
+probability of the suggested class minus that of the given one.
 
-Measured on scikit-learn's 1,797 digits, 6 draws: without a planted error 2 to 4 labels are named; one planted error is always named;
-of 10 planted errors 9 or 10 are named among 10 to 12 in all.
+Measured on scikit-learn's 1,797 digits, 6 draws: without a planted error 2 to 4 labels are named; one planted error
+is always named; of 10 planted errors 9 or 10 are named among 10 to 12 in all.
 """
 
 from __future__ import annotations
@@ -106,10 +106,10 @@ def _report(
     return Finding(
         "suspect-label",
         "warning",
-        f"{counted(len(chosen), 'label')}{where} ({share:.2%}) {verb(len(chosen), 'looks', 'look')} wrong to {skill}. Strongest: {first['id']}, given "
-        f"'{first['given']}', looks like '{first['suggested']}'.",
+        f"{counted(len(chosen), 'label')}{where} ({share:.2%}) {verb(len(chosen), 'looks', 'look')} wrong to "
+        f"{skill}. Strongest: {first['id']}, given '{first['given']}', looks like '{first['suggested']}'.",
         tuple((str(entry["id"]),) for entry in rating),
-        "Look at them in this order and mend the wrong ones; the list also holds unusual pictures that are labeled right.",
+        "Look at them in this order and mend the wrong ones; unusual pictures with the right label are among them.",
         tuple(f"given {e['given']}, looks like {e['suggested']} ({e['confidence']:.0%})" for e in rating),
         {**data, "count": len(chosen), "groups": len(chosen), "suspects": rating},
     )

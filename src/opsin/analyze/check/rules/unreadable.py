@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from opsin.analyze.check.findings import Finding, counted, names_text
+from opsin.analyze.check.findings import Finding, names_text, of_all
 from opsin.analyze.check.scan import Scan
 
 NAMES = ("unreadable",)
@@ -17,9 +17,9 @@ def build(scan: Scan) -> Iterator[Finding]:
     bad = sorted(scan.facts.errors)
     empty = [i for i in bad if "(0 bytes)" in scan.facts.errors[i] or "zero bytes" in scan.facts.errors[i]]
     broken = [i for i in bad if i not in set(empty)]
-    for code, members, words in (
-        ("empty-file", empty, "without data (0 bytes, or zeros only)"),
-        ("unreadable-file", broken, "that cannot be decoded (cut off, damaged, or no pictures)"),
+    for code, members, verbs, words in (
+        ("empty-file", empty, ("holds", "hold"), "no data (0 bytes, or zeros only)"),
+        ("unreadable-file", broken, ("cannot", "cannot"), "be decoded (cut off, damaged, or no pictures)"),
     ):
         if members:
             names = scan.ids(members)
@@ -27,9 +27,14 @@ def build(scan: Scan) -> Iterator[Finding]:
             yield Finding(
                 code,
                 "error",
-                f"{counted(len(members), 'file')} of {len(scan):,} {words}: {names_text(names)}.",
+                f"{of_all(len(members), len(scan), 'file', *verbs)} {words}: {names_text(names)}.",
                 tuple((name,) for name in names[: scan.options.listed]),
                 _FIX,
-                tuple(scan.facts.errors[i] for i in listed),
+                tuple(_reason(scan.facts.errors[i]) for i in listed),
                 {"count": len(members), "groups": len(members)},
             )
+
+
+def _reason(message: str) -> str:
+    """The middle of "name: reason. Advice"."""
+    return message.partition(": ")[2].partition(". ")[0] or message

@@ -1,0 +1,164 @@
+"""The commands a person types, on real pictures, from a folder to predictions."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from opsin.cli import main
+
+FAST = ["run.preflight=true", "run.listeners=[\"jsonl\"]", "model.kwargs.stem=4", "model.kwargs.widths=[8, 8, 8]", "--model", "smallnet", "--quiet"]
+
+
+def write(folder: Path, indices: range) -> Path:
+    data = load_digits()
+    for i in indices:
+        path = folder / str(data.target[i]) / f"{i:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.uint8(data.images[i] * 15.9)).resize((16, 16)).save(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("verbs") / "digits", range(400)).parent
+
+
+@pytest.fixture(autouse=True)
+def _home(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("OPSIN_HOME", str(place / "home"))
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> Any:
+    capsys.readouterr()
+    found = main([*words, "--json"])
+    out = capsys.readouterr()
+    assert found == code, out.err + out.out
+    return json.loads(out.out)
+
+
+@pytest.fixture(scope="module")
+def run(place: Path) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("OPSIN_HOME", str(place / "home"))
+        assert main(["train", "classify", "--data", "digits", "--epochs", "6", "--out", "runs/a", *FAST]) == 0
+    return place / "runs/a"
+
+
+def test_train_wrote_everything(run: Path) -> None:
+    for name in ("recipe.json", "data.json", "environment.json", "metrics.jsonl", "run.json", "bundle/bundle.json", "bundle/weights.safetensors", "predictions/val.npz"):
+        assert (run / name).exists(), name
+    assert json.loads((run / "run.json").read_text())["status"] == "done"
+    assert json.loads((run / "recipe.json").read_text())["sources"]["run.epochs"] == "flag --epochs"
+
+
+def test_evaluate_counts_looks_and_shows_baselines(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = call(capsys, "evaluate", "runs/a")
+    second = call(capsys, "evaluate", "runs/a", "--no-baselines")
+    assert len(second["looks_at_test"]) == len(first["looks_at_test"]) + 1
+    accuracy = first["metrics"]["accuracy"]
+    assert set(accuracy) == {"value", "low", "high", "n", "groups", "method"}
+    assert accuracy["low"] < accuracy["value"] < accuracy["high"] or accuracy["value"] == 1
+    assert set(first["baselines"]) == {"majority", "logistic regression", "1-nearest neighbor"}
+    assert json.loads((run / "bundle/bundle.json").read_text())["metrics"]["accuracy"]["value"] == accuracy["value"]
+
+
+def test_predict_table_sorting_review_and_bad_files(run: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = place / "new"
+    write(folder, range(1700, 1712))
+    (folder / "broken.png").write_bytes(b"not a picture")
+    found = call(capsys, "predict", "runs/a", "new", "--sort-into", "sorted", "--save", "drawn", "--review-below", "0.9")
+    assert len(found["predictions"]) == 12
+    assert list(found["failed"]) == ["broken.png"]
+    lines = list(csv.DictReader(Path(found["table"]).open()))
+    assert [line["file"] for line in lines if line["error"]] == ["broken.png"]
+    assert {"file", "class", "score", "top5", "time", "error"} == set(lines[0])
+    unsure = {one["file"] for one in found["predictions"] if one["score"] < 0.9}
+    assert set(found["review"]) == unsure
+    assert len(list((place / "sorted").rglob("*.png"))) == 12
+    assert len(list((place / "drawn").rglob("*.png"))) == 12
+
+
+def test_one_by_one_and_in_batches_agree(run: Path, place: Path) -> None:
+    import opsin
+
+    bundle = opsin.load(run)
+    paths = sorted((place / "digits").rglob("*.png"))[:20]
+    together = bundle.predict(paths, batch_size=20)
+    for path, one in zip(paths, together):
+        alone = bundle.predict(path)
+        assert alone.label == one.label
+        np.testing.assert_allclose(alone.heads[0].scores, one.heads[0].scores, atol=1e-6)
+
+
+def test_compare_repeat_and_list(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    repeated = call(capsys, "train", "classify", "--data", "digits", "--epochs", "2", "--out", "runs/r", "--repeat", "2", *FAST)
+    assert repeated["metrics"]["accuracy"]["n"] == 2
+    found = call(capsys, "compare", "runs/a", "runs/r/seed-0", "--split", "val")
+    assert found["pairs"][0]["test"] == "exact McNemar"
+    assert found["metric"] == "accuracy"
+    listed = call(capsys, "runs", "list")
+    assert {Path(one["run"]).name for one in listed["runs"]} >= {"a", "seed-0", "seed-1"}
+
+
+def test_compare_refuses_other_test_ids(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call(capsys, "train", "classify", "--data", "digits", "--epochs", "1", "--split-seed", "7", "--out", "runs/other", *FAST)
+    found = call(capsys, "compare", "runs/a", "runs/other", "--split", "val", code=2)
+    assert "not over the same samples" in found["error"]["message"]
+
+
+def test_split_from_keeps_the_sealed_test(run: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(place / "digits-week-two", range(500))
+    found = call(capsys, "train", "classify", "--data", "digits-week-two", "--epochs", "1", "--split-from", "runs/a", "--out", "runs/b", *FAST)
+    old, new = (json.loads((place / name / "data.json").read_text())["split"]["parts"] for name in ("runs/a", found["run"]))
+    for part in ("train", "val", "test"):
+        assert set(old[part]) <= set(new[part])
+    assert len(new["test"]) > len(old["test"])
+
+
+def test_broken_pictures_stop_training_before_step_one(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(place / "with-broken", range(120))
+    bad = next(folder.rglob("*.png"))
+    bad.write_bytes(bad.read_bytes()[:60])
+    found = call(capsys, "train", "classify", "--data", "with-broken", "--epochs", "1", *FAST, code=2)
+    assert bad.name in found["error"]["message"]
+    assert "--skip-bad" in found["error"]["message"]
+    found = call(capsys, "train", "classify", "--data", "with-broken", "--epochs", "1", "--skip-bad", "--out", "runs/skipped", *FAST)
+    record = json.loads((place / "runs/skipped/data.json").read_text())
+    assert [Path(name).name for name in record["skipped"]] == [bad.name]
+
+
+def test_wrong_use(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "exists already" in call(capsys, "train", "classify", "--data", "digits", "--out", "runs/a", code=2)["error"]["message"]
+    assert "resnet18" in call(capsys, "train", "classify", "--data", "digits", "--model", "resnet81", code=2)["error"]["message"]
+    assert "classify" in call(capsys, "train", "clasify", "--data", "digits", code=2)["error"]["message"]
+    assert call(capsys, "train", "--resume", "runs/a")["status"] == "done"
+
+
+def test_changed_data_are_noticed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(place / "changing", range(100))
+    call(capsys, "train", "classify", "--data", "changing", "--epochs", "1", "--out", "runs/changing", *FAST)
+    next(folder.rglob("*.png")).unlink()
+    assert "fingerprint" in call(capsys, "evaluate", "runs/changing", code=2)["error"]["message"]
+
+
+def test_data_verbs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, "data", "inspect", "digits")["samples"] == 400
+    flat = place / "flat"
+    flat.mkdir()
+    for i, path in enumerate(sorted((place / "digits").rglob("*.png"))[:5]):
+        (flat / f"{i}.png").write_bytes(path.read_bytes())
+    assert "one folder per class" in call(capsys, "data", "inspect", "flat")["next"]
+    made = call(capsys, "data", "split", "digits", "--out", "split.json")
+    assert sum(counts[""] for counts in made["counts"].values()) == 400
+    call(capsys, "data", "convert", "digits", "--to", "csv", "--out", "as-csv")
+    assert call(capsys, "data", "inspect", "as-csv")["samples"] == 400
