@@ -31,7 +31,7 @@ from opsin import __version__
 from opsin.errors import CheckpointError, ConfigError
 from opsin.models import ModelSpec, build
 from opsin.runtimes.torch import TorchRuntime
-from opsin.task import Sample, Task, tasks
+from opsin.task import Sample, Task, as_arrays, tasks
 
 VERSION = 1
 
@@ -147,16 +147,20 @@ class Bundle:
 
     def stream(self, images: Iterable[Any], *, batch_size: int = 32, runner: Any = None) -> Iterator[Any]:
         """Predict pictures as they come, one result each, in order."""
-        runner = runner or self.runner()
         source = (as_sample(image, number) for number, image in enumerate(images))
         while samples := list(islice(source, batch_size)):
             yield from self.predict_samples(samples, runner)
 
-    def predict_samples(self, samples: Sequence[Sample], runner: Any) -> list[Any]:
+    def predict_samples(self, samples: Sequence[Sample], runner: Any = None) -> list[Any]:
         """Results of samples that are read already."""
         prepared = [self.task.prepare(Sample(s.id, s.image), 0, train=False) for s in samples]
         batch = self.task.collate(prepared, np.zeros(len(prepared), np.uint64))
-        return self.task.predict_step(runner(batch.inputs), batch.ids, batch.geometry)
+        if runner is not None:
+            outputs = runner(batch.inputs)
+        else:
+            with torch.inference_mode():
+                outputs = as_arrays(self.model(batch.inputs.to(next(self.model.parameters()).device)))
+        return self.task.predict_step(outputs, batch.ids, batch.geometry)
 
     @property
     def input_words(self) -> str | None:

@@ -200,6 +200,8 @@ class Recipe:
         merged: dict[str, Any] = {}
         sources: dict[str, str] = {}
         for layer in layers:
+            for name in layer.values:
+                merged.setdefault(name, {})
             for path, value in _leaves(layer.values):
                 _put(merged, path, value)
                 sources[".".join(path)] = layer.source

@@ -25,7 +25,7 @@ from opsin.tasks.classify import Classify, ClassifySettings, HeadSettings
 # Arguments that make a network small, by name; the large ones of a family add nothing here.
 SMALL: dict[str, dict[str, Any]] = {"smallnet": {"stem": 8, "widths": (8, 16), "depths": (0, 1)}}
 LARGE = {"resnet34", "resnet50"}
-ONE = (HeadSettings(name="label", class_names=("a", "b", "ü, \"c\"")),)
+ONE = (HeadSettings(name="label", class_names=("a", "b", 'ü, "c"')),)
 TWO = (
     HeadSettings(name="shape", class_names=("round", "long")),
     HeadSettings(name="color", class_names=("red", "green", "blue"), kind="multi", thresholds=(0.2, 0.5, 0.9)),
@@ -33,7 +33,11 @@ TWO = (
 
 
 def make_bundle(
-    name: str, channels: int = 1, heads: tuple[HeadSettings, ...] = ONE, size: tuple[int, int] = (28, 28), **settings: Any
+    name: str,
+    channels: int = 1,
+    heads: tuple[HeadSettings, ...] = ONE,
+    size: tuple[int, int] = (28, 28),
+    **settings: Any,
 ) -> Bundle:
     given = {"mean": (0.3,) * channels, "std": (0.2,) * channels, "small": True, "flip": False, **settings}
     task = Classify(ClassifySettings(heads=heads, image_size=size, channels=channels, **given))
@@ -52,7 +56,9 @@ def pictures(bundle: Bundle, count: int) -> list[Sample]:
     shape = (bundle.task.settings.channels, 30, 40)
     targets = {"label": 0, "shape": 1, "color": np.array([1, 0, 1], np.float32)}
     given = {head.name: targets[head.name] for head in bundle.task.settings.heads}
-    return [Sample(f"{i}.png", torch.from_numpy(generator.integers(0, 256, shape, np.uint8)), given) for i in range(count)]
+    return [
+        Sample(f"{i}.png", torch.from_numpy(generator.integers(0, 256, shape, np.uint8)), given) for i in range(count)
+    ]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -100,7 +106,9 @@ def test_what_travels_with_the_weights(target: str, exported: dict[str, Any]) ->
     assert record["outputs"] == ["logits"]
     stored = json.loads((folder / "parity.json").read_text())
     assert stored == exported["reports"][target].parity.to_dict()
-    assert exported["reports"][target].notes == ["No real pictures were given: the comparison is over random and edge inputs only."]
+    assert exported["reports"][target].notes == [
+        "No real pictures were given: the comparison is over random and edge inputs only."
+    ]
 
 
 @pytest.mark.parametrize("target", targets)

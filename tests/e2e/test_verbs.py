@@ -102,7 +102,7 @@ def test_one_by_one_and_in_batches_agree(run: Path, place: Path) -> None:
 
 def test_compare_repeat_and_list(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     repeated = call(capsys, "train", "classify", "--data", "digits", "--epochs", "2", "--out", "runs/r", "--repeat", "2", *FAST)
-    assert repeated["metrics"]["accuracy"]["n"] == 2
+    assert repeated["metrics"]["accuracy"]["seeds"] == 2
     found = call(capsys, "compare", "runs/a", "runs/r/seed-0", "--split", "val")
     assert found["pairs"][0]["test"] == "exact McNemar"
     assert found["metric"] == "accuracy"

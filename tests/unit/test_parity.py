@@ -73,7 +73,9 @@ def test_errors_are_measured(bundle: Bundle) -> None:
     found = check(bundle, lambda o: {"logits": o["logits"] * 1.001})
     assert not found.passed
     assert found.max_relative == pytest.approx(1e-3, rel=1e-3)
-    assert found.checks["pictures"]["logits"].max_abs == pytest.approx(found.checks["pictures"]["logits"].largest * 1e-3, rel=1e-2)
+    assert found.checks["pictures"]["logits"].max_abs == pytest.approx(
+        found.checks["pictures"]["logits"].largest * 1e-3, rel=1e-2
+    )
     assert "logits" in found.reason
     assert found.flipped == []
     assert check(bundle, lambda o: {"logits": o["logits"] * 1.001}, tolerance=2e-3).passed
@@ -84,7 +86,10 @@ def test_flipped_answers_are_named(bundle: Bundle) -> None:
     assert not found.passed
     assert len(found.flipped) >= 15
     assert set(found.flipped) <= {str(i) for i in range(20)}
-    assert found.metrics["accuracy"]["difference"] == found.metrics["accuracy"]["export"] - found.metrics["accuracy"]["model"]
+    assert (
+        found.metrics["accuracy"]["difference"]
+        == found.metrics["accuracy"]["export"] - found.metrics["accuracy"]["model"]
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -172,7 +177,9 @@ def test_an_altered_graph_is_refused(bundle: Bundle, tmp_path: Path, capsys: pyt
     assert cli.main(tolerant) == 2  # it is there already
     assert "--overwrite" in capsys.readouterr().err
     assert cli.main(["export", str(tmp_path / "bundle"), "--to", "onnx", "--overwrite"]) == 1
-    assert json.loads((tmp_path / "export" / "onnx" / "parity.json").read_text())["tolerance"] == 1  # the earlier one stays
+    assert (
+        json.loads((tmp_path / "export" / "onnx" / "parity.json").read_text())["tolerance"] == 1
+    )  # the earlier one stays
     assert "refused" in capsys.readouterr().out
 
 

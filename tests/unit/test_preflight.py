@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.toys import TOYS, Toy, ToyLoader, make
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,7 +22,6 @@ from opsin.engine.preflight import epochs_for_minutes, find_micro_batch, output_
 from opsin.errors import TrainingError
 from opsin.results.section import Note
 from opsin.task import Batch, Geometry, Loss, Part, Task, TaskSettings
-from tests.toys import TOYS, Toy, ToyLoader, make
 
 CPU = torch.device("cpu")
 FP32, FP64 = Precision("fp32", CPU, False), Precision("fp64", CPU, False)
@@ -137,7 +137,8 @@ def test_nothing_is_touched() -> None:
     )
     assert all(torch.equal(a, p.grad) for a, p in zip(gradients, model.parameters()) if p.grad is not None)
     assert torch.equal(torch.default_generator.get_state(), generator)
-    assert model.training and not model.norm.training
+    assert model.training
+    assert not model.norm.training
     assert torch.equal(batch.inputs, inputs)
     assert not model._forward_hooks
     assert not model.conv._forward_pre_hooks

@@ -8,7 +8,6 @@ from opsin.report.history import History, read_history
 from opsin.report.inputs import ReportInputs
 from opsin.report.judgement import errors_chapter, metrics_chapter, warnings_chapter
 from opsin.report.origin import (
-    cost_chapter,
     data_chapter,
     model_chapter,
     reproduce_chapter,
@@ -27,8 +26,7 @@ def build_page(inputs: ReportInputs) -> Page:
         training_chapter(inputs, history),
         errors_chapter(inputs),
         data_chapter(inputs),
-        model_chapter(inputs),
-        cost_chapter(inputs, history),
+        model_chapter(inputs, history),
         settings_chapter(inputs),
         reproduce_chapter(inputs),
     ]

@@ -104,8 +104,18 @@ def _metrics_table(inputs: ReportInputs, judged: Mapping[str, Any]) -> Table:
         rows.append((*row, better))
     n, groups = judged.get("samples"), next((m.get("groups") for m in judged["metrics"].values()), None)
     drawn = f" in {words.count(groups, 'group')}, which are drawn whole" if groups else ""
-    note = f"On {words.count(int(n or 0), 'picture')}{drawn}. Method of the first interval: {judged['metrics'][ordered[0]].get('method')}."
+    note = f"On {words.count(int(n or 0), 'picture')}{drawn}. Intervals: {_methods(judged['metrics'], ordered)}."
     return Table("Metrics", tuple(columns), tuple(rows), note)
+
+
+def _methods(metrics: Mapping[str, Any], ordered: list[str]) -> str:
+    """How the intervals were made: the method of each metric, the most frequent one for the rest."""
+    by_method: dict[str, list[str]] = {}
+    for name in ordered:
+        by_method.setdefault(str(metrics[name].get("method")).partition(";")[0], []).append(name)
+    *few, (most, _) = sorted(by_method.items(), key=lambda item: len(item[1]))
+    said = [f"{method} ({', '.join(names)})" for method, names in few]
+    return "; ".join([*said, f"{most} (the others)" if few else most])
 
 
 def _baselines(inputs: ReportInputs) -> list[Block]:

@@ -82,12 +82,17 @@ def _counts(data: Mapping[str, Any]) -> Iterator[Counts]:
             yield Counts(title, parts, rows, note)
 
 
-def model_chapter(inputs: ReportInputs) -> Chapter | None:
-    """The model card, and what it cost."""
+def model_chapter(inputs: ReportInputs, history: History) -> Chapter | None:
+    """The model card, and what the model cost."""
+    blocks = [*_model_card(inputs), *_cost(inputs, history)]
+    return Chapter("model", "The model, and what it cost", tuple(blocks)) if blocks else None
+
+
+def _model_card(inputs: ReportInputs) -> Iterator[Block]:
     state, bundle = inputs.state, inputs.bundle
     model = state.get("model") or bundle.get("model")
     if not model:
-        return None
+        return
     settings, effective = state.get("task_settings", {}), state.get("effective", {})
     size = model.get("image_size") or ()
     pairs = [
@@ -101,12 +106,13 @@ def model_chapter(inputs: ReportInputs) -> Chapter | None:
         ("Judged in", str(bundle.get("precision", "fp32"))),
         ("License of the weights", _license(bundle)),
     ]
-    for name in ("mean", "std"):
-        if settings.get(name):
-            pairs.insert(4, (f"Pixel {name}, as share of the range", ", ".join(f"{v:.4f}" for v in settings[name])))
+    if settings.get("mean") and settings.get("std"):
+        normal = [" ".join(f"{v:.4f}" for v in settings[name]) for name in ("mean", "std")]
+        pairs.insert(4, ("Normalized inside the model", f"mean {normal[0]}, deviation {normal[1]} (shares of the range)"))
     if bundle.get("weights", {}).get("sha256"):
         pairs.append(("SHA-256 of the weights", bundle["weights"]["sha256"]))
-    return Chapter("model", "The model", (Facts("Model card", tuple(pairs)), *_thresholds(settings)))
+    yield Facts("Model card", tuple(pairs))
+    yield from _thresholds(settings)
 
 
 def _weights(inputs: ReportInputs) -> str:
@@ -131,17 +137,17 @@ def _thresholds(settings: Mapping[str, Any]) -> Iterator[Table]:
             yield Table(f"Operating point: {head['name']}", ("class", "said from"), rows, "Chosen on the validation part.")
 
 
-def cost_chapter(inputs: ReportInputs, history: History) -> Chapter | None:
+def _cost(inputs: ReportInputs, history: History) -> Iterator[Facts]:
     """Time and hardware."""
     state, place = inputs.state, inputs.environment
     if not place and not history.epochs:
-        return None
+        return
     seconds = state.get("seconds") or sum(e.get("seconds") or 0 for e in history.epochs) or None
     judged = inputs.judged.get("environment", place)
     where = ", ".join(str(v) for v in (place.get("accelerator"), place.get("processor")) if v)
     pairs = [
         ("Training time", words.duration(seconds)),
-        ("Epochs", progress(history, state)),
+        ("Epochs", progress(history, state).removesuffix(" epochs")),
         ("Optimizer steps", f"{state['steps']:,}" if state.get("steps") is not None else f"{history.steps[-1]['step']:,}" if history.steps else "none"),
         ("Training speed", f"{history.images_per_second:,.0f} images/s" if history.images_per_second else "unknown"),
         ("Hardware", f"{where}, {place.get('cores')} cores, {place.get('threads')} threads, {place.get('instructions')}"),
@@ -151,7 +157,7 @@ def cost_chapter(inputs: ReportInputs, history: History) -> Chapter | None:
     if speed:
         elsewhere = "" if judged.get("processor") == place.get("processor") else f" on {judged.get('processor')}"
         pairs.insert(4, ("Evaluation speed, pictures read included", f"{speed:,.0f} images/s{elsewhere}"))
-    return Chapter("cost", "What it cost", (Facts("Cost", tuple(pairs)),))
+    yield Facts("Cost", tuple(pairs))
 
 
 def settings_chapter(inputs: ReportInputs) -> Chapter:

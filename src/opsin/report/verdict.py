@@ -58,8 +58,8 @@ def headline(inputs: ReportInputs) -> Headline | None:
     if shares and words.known(one["low"]) and words.known(one["high"]):
         share = (float(one["value"]), float(one["low"]), float(one["high"]))
     number = words.percent(one["value"]) if shares else words.number(one["value"])
-    label = "right" if name == "accuracy" else words.metric_title(name)
-    return Headline(number, f"{label}, {_pictures(inputs)}", words.interval(one, shares=shares), share, inputs.part == "val")
+    label = f"{words.metric_title(name)}, {'test' if inputs.part == 'test' else 'validation'} part"
+    return Headline(number, label, words.interval(one, shares=shares), share, inputs.part == "val")
 
 
 def best_baseline(inputs: ReportInputs) -> tuple[str, Mapping[str, Any]] | None:

@@ -164,7 +164,7 @@ def _predict_chunk(
     found.failed.update({one.name: one.reason for one in chunk if one.sample is None})
     if not good:
         return
-    results = bundle.predict_samples([one.sample for one in good if one.sample is not None], runner or bundle.runner(bundle.info.get("precision", "fp32")))
+    results = bundle.predict_samples([one.sample for one in good if one.sample is not None], runner)
     want = bundle.input_words
     for one, result in zip(good, results):
         found.results.append((one.name, result, one.taken))

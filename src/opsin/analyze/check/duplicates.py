@@ -41,6 +41,7 @@ MOST_PAIRS = 2_000_000
 SMALL = 64
 _LITTLE_CONTENT = 4.0
 _TINT = 0.95
+_SLACK = 0.02
 _COMPARED = 2000
 _CHUNK = 8192
 
@@ -126,6 +127,7 @@ def near_pairs(facts: Facts, options: CheckOptions) -> Likeness:
 
 def _confirmed(facts: Facts, options: CheckOptions, pairs: Pairs) -> tuple[Pairs, NDArray[np.float32]]:
     """Those pairs (n, 2) whose thumbnails agree, and how well."""
+    pairs = pairs[_roughly_correlated(facts, pairs) >= options.correlation - _SLACK]
     left, right = (facts.thumbnails[side].astype(np.float32) for side in pairs.T)
     correlation = _correlated(left, right)
     good = correlation >= options.correlation
@@ -139,6 +141,16 @@ def _confirmed(facts: Facts, options: CheckOptions, pairs: Pairs) -> tuple[Pairs
         colors = (facts.tints[side].astype(np.float32) for side in pairs.T)
         good &= _correlated(*colors) >= _TINT
     return pairs[good], correlation[good]
+
+
+def _roughly_correlated(facts: Facts, pairs: Pairs) -> NDArray[np.float32]:
+    """Correlation of thumbnails from their known means and deviations: one pass over the pixels, right to 0.01."""
+    flat = facts.thumbnails.reshape(len(facts.thumbnails), -1)
+    left, right = pairs.T
+    means, stds = facts.means, np.maximum(facts.stds, 1e-3)
+    products = np.einsum("np,np->n", flat[left].astype(np.float32), flat[right].astype(np.float32)) / flat.shape[1]
+    correlation: NDArray[np.float32] = (products - means[left] * means[right]) / (stds[left] * stds[right])
+    return correlation
 
 
 def _correlated(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ loop, and the result is the same on every run.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ FOLDS = 5
 _LANDMARKS = 1000
 _COMPONENTS = 128
 _CHUNK = 2048
+_FEATURED = 512
 _ORIENTATIONS = 9
 _CELL_SCALE, _TINT_SCALE = 12.0, 3.0
 _STRENGTHS = (0.03, 0.3, 3.0)
@@ -76,7 +78,7 @@ def features(thumbnails: NDArray[np.uint8], colors: NDArray[np.uint8] | None) ->
     cells = cells / np.sqrt(np.asarray(around)[:, None] + 1e-3)
     half = grey.reshape(n, 16, 2, 16, 2).mean((2, 4)).reshape(n, -1)  # (N, 256)
     half = (half - half.mean(1, keepdims=True)) / (half.std(1, keepdims=True) + 0.05)
-    parts = [cells.reshape(n, -1) * np.float32(_CELL_SCALE), half * np.float32(0.7)]
+    parts: list[NDArray[Any]] = [cells.reshape(n, -1) * np.float32(_CELL_SCALE), half * np.float32(0.7)]
     if colors is not None:
         tint = colors.reshape(n, -1).astype(np.float32) / 255
         parts.append((tint - np.float32(0.5)) * np.float32(_TINT_SCALE))
@@ -89,18 +91,22 @@ def _summed(places: NDArray[np.int64], weights: NDArray[Any], size: int) -> Arra
 
 def components(thumbnails: NDArray[np.uint8], colors: NDArray[np.uint8] | None) -> Array:
     """Features in their principal components (found on at most 4000 samples), (N, D)."""
-    n = len(thumbnails)
-    some = np.sort(numpy_generator("check", "components").permutation(n)[:4000])
-    sample = features(thumbnails[some], None if colors is None else colors[some])
+    some = np.sort(numpy_generator("check", "components").permutation(len(thumbnails))[:4000])
+    sample = np.concatenate(list(_feature_blocks(thumbnails, colors, some)))
     mean = sample.mean(0)
     spread = np.cov((sample - mean).T)
     kept_from = len(spread) - min(_COMPONENTS, max(len(some) - 1, 1))
     kept = scipy.linalg.eigh(spread, subset_by_index=(kept_from, len(spread) - 1))[1].astype(np.float32)
-    parts = []
-    for start in range(0, n, _CHUNK):
-        block = slice(start, start + _CHUNK)
-        parts.append((features(thumbnails[block], None if colors is None else colors[block]) - mean) @ kept)
-    return np.concatenate(parts)
+    every = np.arange(len(thumbnails))
+    return np.concatenate([(block - mean) @ kept for block in _feature_blocks(thumbnails, colors, every)])
+
+
+def _feature_blocks(
+    thumbnails: NDArray[np.uint8], colors: NDArray[np.uint8] | None, members: NDArray[np.int64]
+) -> Iterator[Array]:
+    for start in range(0, len(members), _FEATURED):
+        block = members[start : start + _FEATURED]
+        yield features(thumbnails[block], None if colors is None else colors[block])
 
 
 def _distances(points: NDArray[Any], landmarks: NDArray[Any]) -> NDArray[Any]:

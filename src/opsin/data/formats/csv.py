@@ -60,8 +60,9 @@ def sniff(place: Place) -> Verdict:
                 return Verdict(0.9, f"the table {name}")
             continue
         if image and (place.focus or any(_found(place, name, cell) for cell in table.columns[image][:20])):
+            written_by_us = f"{name.rpartition('.')[0]}.heads.json" in place.names
             return Verdict(
-                1.0 if place.focus else 0.9 if len(folders) <= 1 else 0.8,
+                1.0 if place.focus or written_by_us else 0.9 if len(folders) <= 1 else 0.8,
                 f"the table {name} with picture paths in '{image}'",
             )
     return Verdict(0.8, f"the table {place.focus}") if place.focus and tables and suffix(place.focus) != ".json" else NO

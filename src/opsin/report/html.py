@@ -1,0 +1,284 @@
+"""A page as one HTML file that needs nothing else: no network, no scripts, pictures inside."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from opsin.report import svg
+from opsin.report.content import Block, Chapter, Chart, Commands, Counts, Facts, Headline, Intervals, Line, Page, Text
+from opsin.report.svg import clean
+from opsin.report.thumbnails import Thumbnails
+from opsin.report.words import known, number, percent
+from opsin.results.section import Curve, Gallery, Matrix, Note, Picture, Table
+
+LIMIT = 3_800_000  # bytes of the whole file
+CELLS = 60_000  # of all tables and matrices together
+ROWS = 400  # of one table
+OPEN_ROWS = 30  # of a table that are seen without unfolding it
+LONGEST = 400  # characters of a cell or caption
+NUMBERED = 16  # classes up to which a matrix prints its numbers
+MARK = "<meta name='generator' content='opsin report'>"
+LONG_WORD = 26  # characters from which on a word may be broken anywhere
+_NUMERIC = re.compile(r"[+\N{MINUS SIGN}-]?[\d,]+\.\d+( to [+\N{MINUS SIGN}-]?[\d,]+\.\d+)?")
+_LEVELS = {"error": "Error", "warning": "Warning", "info": "Note"}
+_PARTS = {"train": "training", "val": "validation", "test": "test"}
+
+
+def page_html(page: Page, picture: Callable[[str], Image.Image | None], limit: int = LIMIT) -> str:
+    """The page as text of at most about `limit` bytes: pictures take what words and numbers leave."""
+    bare = _draw(page, Thumbnails(lambda name: None, 0))
+    return _draw(page, Thumbnails(picture, limit - len(bare.encode())))
+
+
+def _draw(page: Page, thumbnails: Thumbnails) -> str:
+    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+    canvas = _Canvas(thumbnails)
+    contents = "".join(f"<li><a href='#{c.anchor}'>{clean(c.title)}</a></li>" for c in page.chapters)
+    tiles = "".join(f"<li><b>{clean(v)}</b><span>{clean(k)}</span></li>" for v, k in page.tiles)
+    sentences = "".join(f"<p>{clean(s)}</p>" for s in page.sentences)
+    body = (
+        f"<header><p class='brand'>opsin report</p><h1>{clean(page.title)}</h1><p class='muted path'>{clean(page.subtitle)}</p>"
+        f"<div class='hero'>{_headline(page.headline)}<div class='said'><p class='verdict'>{clean(page.verdict)}</p>{sentences}</div></div>"
+        f"<ul class='tiles'>{tiles}</ul></header>"
+        f"<nav aria-label='Contents'><ol>{contents}</ol></nav>"
+        f"<main>{''.join(canvas.chapter(c) for c in page.chapters)}</main>"
+        f"<footer class='muted'>{clean(page.footer)}</footer>"
+    )
+    head = (
+        "<meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"{MARK}<meta name='color-scheme' content='light dark'><title>{clean(page.title)}: {clean(page.verdict)}</title><style>{style}</style>"
+    )
+    return f"<!doctype html>\n<html lang='en'><head>{head}</head><body>{body}</body></html>\n"
+
+
+def _headline(one: Headline | None) -> str:
+    if one is None:
+        return ""
+    bar = ""
+    if one.share is not None:
+        value, low, high = one.share
+        least, most = _window(low, high)
+        ends = "".join(f"<span>{100 * v:g}{' %' if v == most else ''}</span>" for v in (least, (least + most) / 2, most))
+        bar = svg.interval_bar(value, low, high, least, most, strong=True) + f"<p class='scale' aria-hidden='true'>{ends}</p>"
+    sealed = "<p class='sealed'>test part still sealed</p>" if one.sealed else ""
+    return f"<div class='headline'><p class='number'>{clean(one.number)}</p><p class='of'>{clean(one.label)}</p>{bar}{sealed}</div>"
+
+
+def _window(low: float, high: float) -> tuple[float, float]:
+    """The shortest round piece of the axis from 0 to 1 in which an interval fills at most half."""
+    for width in (0.1, 0.2, 0.5):
+        start = math.floor(low / width + 1e-9) * width
+        if high - low <= width / 2 and high <= start + width + 1e-9:
+            return round(start, 6), round(start + width, 6)
+    return 0.0, 1.0
+
+
+class _Canvas:
+    """Draws blocks; counts table cells, so that no data set can make the page too large."""
+
+    def __init__(self, thumbnails: Thumbnails) -> None:
+        self.thumbnails, self.cells = thumbnails, CELLS
+
+    def chapter(self, chapter: Chapter) -> str:
+        blocks = "".join(self.block(block) for block in chapter.blocks)
+        return f"<section id='{chapter.anchor}'><h2>{clean(chapter.title)}</h2><div class='blocks'>{blocks}</div></section>"
+
+    def block(self, block: Block) -> str:
+        """One block by its kind."""
+        draw: dict[type, Callable[[Any], str]] = {
+            Note: _note, Text: _paragraph, Facts: _facts, Commands: _commands, Chart: _chart, Curve: _curve,
+            Intervals: _intervals, Counts: self.counts, Table: self.table, Matrix: self.matrix, Gallery: self.gallery,
+        }  # fmt: skip
+        return draw[type(block)](block)
+
+    def table(self, table: Table) -> str:
+        fits = max(0, self.cells // max(len(table.columns), 1))
+        rows = table.rows[: min(ROWS, fits)]
+        self.cells -= len(rows) * len(table.columns)
+        kinds = ["t", *(_column_kind([row[k] for row in rows]) for k in range(1, len(table.columns)))]
+        head = "".join(f"<th scope='col'{_class(kind)}>{_cut(name)}</th>" for name, kind in zip(table.columns, kinds))
+        lines = [_row(row, kinds) for row in rows]
+        dropped = len(table.rows) - len(rows)
+        note = " ".join(filter(None, [table.note, f"{dropped:,} more rows are not shown." if dropped else ""]))
+        wide = " wide" if len(table.columns) > 5 or any(len(str(cell)) > 60 for row in rows for cell in row) else ""
+        shown, folded = lines[:OPEN_ROWS], lines[OPEN_ROWS:]
+        body = _scroll(f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(shown)}</tbody></table>") if rows else ""
+        if folded:
+            more = _scroll(f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(folded)}</tbody></table>")
+            body += f"<details><summary>{len(folded):,} more rows</summary>{more}</details>"
+        return _box(table.title, body, note, f"table{wide}")
+
+    def matrix(self, matrix: Matrix) -> str:
+        rows, columns = len(matrix.rows), len(matrix.columns)
+        if rows * columns > self.cells:
+            return _box(matrix.title, "", "Not drawn, to keep this page small.", "matrix")
+        self.cells -= rows * columns
+        same, numbered = matrix.rows == matrix.columns, max(rows, columns) <= NUMBERED
+        turned = max((len(name) for name in matrix.columns), default=0) > (4 if numbered else 1)
+        head = "".join(f"<th scope='col'{' class=turned' if turned else ''}><span>{_cut(name)}</span></th>" for name in matrix.columns)
+        corner = f"<th class='corner'><span>{clean(matrix.row_title)} ↓</span> <span>{clean(matrix.column_title)} →</span></th>"
+        lines = []
+        for i, name in enumerate(matrix.rows):
+            cells = "".join(
+                _heat(float(matrix.values[i, j]), name, matrix.columns[j], same and i == j, same, numbered) for j in range(columns)
+            )
+            lines.append(f"<tr><th scope='row'><span>{_cut(name)}</span></th>{cells}</tr>")
+        kind = "heat" + (" dense" if not numbered else "")
+        body = _scroll(f"<table class='{kind}'><thead><tr>{corner}{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>")
+        return _box(matrix.title, body, matrix.note, "matrix" + (" wide" if max(rows, columns) > NUMBERED else ""))
+
+    def gallery(self, gallery: Gallery) -> str:
+        figures = "".join(self.figure(picture) for picture in gallery.pictures)
+        return _box(gallery.title, f"<div class='gallery'>{figures}</div>" if figures else "", gallery.note, "wide")
+
+    def figure(self, picture: Picture) -> str:
+        image = self.thumbnails(picture.id, f"{picture.caption} {picture.detail}, {picture.id}")
+        detail = f"<span class='detail'>{_cut(picture.detail)}</span>" if picture.detail else ""
+        return (
+            f"<figure>{image}<figcaption><span class='caption'>{_cut(picture.caption)}</span>{detail}"
+            f"<span class='name' title='{clean(picture.id)}'><bdi>{_cut(picture.id)}</bdi></span></figcaption></figure>"
+        )
+
+    def counts(self, counts: Counts) -> str:
+        self.cells -= len(counts.rows[:ROWS]) * (len(counts.parts) + 2)
+        most = max((sum(numbers) for _, numbers in counts.rows), default=0)
+        head = "".join(f"<th scope='col' class='n'>{_PARTS[part]}</th>" for part in counts.parts)
+        lines = [
+            f"<tr><th scope='row'>{_cut(name)}</th>{''.join(f'<td class=n>{n:,}</td>' for n in numbers)}"
+            f"<td class='bar'>{svg.stacked_bar(numbers, counts.parts, most)}</td></tr>"
+            for name, numbers in counts.rows[: ROWS if self.cells > 0 else 0]
+        ]
+        keys = "".join(f"<span class='key {part}'>{_PARTS[part]}</span>" for part in counts.parts)
+        top = f"<thead><tr><th scope='col'>class</th>{head}<td class='bar'><p class='keys' aria-hidden='true'>{keys}</p></td></tr></thead>"
+        body = _scroll(f"<table class='counts'>{top}<tbody>{''.join(lines[:OPEN_ROWS])}</tbody></table>")
+        if lines[OPEN_ROWS:]:
+            more = _scroll(f"<table class='counts'>{top}<tbody>{''.join(lines[OPEN_ROWS:])}</tbody></table>")
+            body += f"<details><summary>{len(lines) - OPEN_ROWS:,} more classes</summary>{more}</details>"
+        dropped = len(counts.rows) - len(lines)
+        return _box(counts.title, body, " ".join(filter(None, [counts.note, f"{dropped:,} more classes are not shown." if dropped else ""])), "table")
+
+
+def _box(title: str, body: str, note: str = "", kind: str = "") -> str:
+    caption = f"<p class='muted'>{clean(note)}</p>" if note else ""
+    return f"<article class='{kind}'><h3>{clean(title)}</h3>{body}{caption}</article>"
+
+
+def _scroll(table: str) -> str:
+    return f"<div class='scroll' tabindex='0'>{table}</div>"
+
+
+def _cut(value: object) -> str:
+    text = str(value)
+    return clean(text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
+
+
+def _class(kind: str) -> str:
+    return f" class='{kind.strip()}'" if kind else ""
+
+
+def _is_number(cell: Any) -> bool:
+    return cell is None or (isinstance(cell, int | float) and not isinstance(cell, bool))
+
+
+def _column_kind(cells: Sequence[Any]) -> str:
+    """`share`: all floats in [0, 1], drawn with a bar; `n`: numbers; `t`: words."""
+    if not cells or not all(_is_number(cell) or _looks_numeric(cell) for cell in cells):
+        return "t"
+    floats = [cell for cell in cells if cell is not None]
+    if len(floats) > 1 and all(isinstance(cell, float) and 0 <= cell <= 1 for cell in floats):
+        return "n share"
+    return "n"
+
+
+def _looks_numeric(cell: Any) -> bool:
+    """A number that is already text: with decimals, a sign or two ends; a class that is called 7 is none."""
+    return isinstance(cell, str) and (_NUMERIC.fullmatch(cell) is not None or cell in ("none", "undefined"))
+
+
+def _row(row: Sequence[Any], kinds: Sequence[str]) -> str:
+    cells = []
+    for place, (cell, kind) in enumerate(zip(row, kinds)):
+        long = " long" if isinstance(cell, str) and any(len(word) >= LONG_WORD for word in cell.split()) else ""
+        if place == 0:
+            cells.append(f"<th scope='row'{_class(long)}>{_cell(cell)}</th>")
+        elif kind == "n share" and cell is not None:
+            cells.append(f"<td class='n share'><i style='width:{100 * cell:.1f}%'></i><span>{_cell(cell)}</span></td>")
+        else:
+            cells.append(f"<td{_class(kind + long)}>{_cell(cell)}</td>")
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _cell(cell: Any) -> str:
+    if cell is None or (isinstance(cell, float) and not math.isfinite(cell)):
+        return ""
+    if isinstance(cell, float):
+        return f"{cell:.4f}" if abs(cell) < 1000 else f"{cell:,.0f}"
+    return f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else _cut(cell)
+
+
+def _heat(value: float, row: str, column: str, diagonal: bool, same: bool, numbered: bool) -> str:
+    """A cell of a matrix: what lies off the diagonal of a square one has another color, and is drawn stronger."""
+    if not math.isfinite(value):
+        return "<td></td>"
+    share = 0 <= value <= 1
+    strength = min(max(value, 0.0), 1.0) if diagonal or not same else math.sqrt(min(max(value, 0.0), 1.0))
+    said = percent(value) if share else number(value)
+    shown = (f"{100 * value:.0f}" if value >= 0.0095 else f"{100 * value:.1g}") if share and value > 0 else "" if share else number(value)
+    kind = "d" if diagonal or not same else "o"
+    strong = " s" if strength > 0.55 else ""
+    inner = f"<span>{shown}</span>" if numbered else ""
+    style = f" style='--v:{strength:.2f}'" if strength > 0 else ""
+    return f"<td class='{kind}{strong}'{style} title='{clean(row)} → {clean(column)}: {said}'>{inner}</td>"
+
+
+def _note(note: Note) -> str:
+    level = note.level if note.level in _LEVELS else "info"
+    return f"<article class='note {level}'><h3><span class='badge {level}'>{_LEVELS[level]}</span> <code>{clean(note.code)}</code></h3><p>{_cut(note.text)}</p></article>"
+
+
+def _paragraph(block: Text) -> str:
+    return f"<p class='wide'>{clean(block.text)}</p>"
+
+
+def _facts(facts: Facts) -> str:
+    pairs = "".join(f"<div><dt>{_cut(name)}</dt><dd>{_cut(value)}</dd></div>" for name, value in facts.pairs)
+    return _box(facts.title, f"<dl>{pairs}</dl>", facts.note, "facts")
+
+
+def _commands(commands: Commands) -> str:
+    lines = "\n".join(clean(line) for line in commands.lines)
+    return _box(commands.title, f"<pre tabindex='0'><code>{lines}</code></pre>", commands.note, "commands")
+
+
+def _chart(chart: Chart) -> str:
+    drawn = svg.line_chart(chart.lines, title=chart.title, x_title=chart.x_title, log=chart.log, mark=chart.mark)
+    return _box(chart.title, drawn, chart.note, "chart")
+
+
+def _curve(curve: Curve) -> str:
+    lines = [Line(name, x, y, dots=len(x) <= 20) for name, (x, y) in curve.lines.items()]
+    ends = [v for line in lines for v in (*line.x.tolist(), *line.y.tolist()) if known(v)]
+    unit = curve.diagonal and bool(ends) and min(ends) >= 0 and max(ends) <= 1
+    drawn = svg.line_chart(
+        lines, title=curve.title, x_title=curve.x_title, y_title=curve.y_title, diagonal=curve.diagonal, unit_square=unit
+    )
+    return _box(curve.title, drawn, curve.note, "chart")
+
+
+def _intervals(block: Intervals) -> str:
+    lines = []
+    for one in block.rows:
+        value = percent(one.value) if block.shares else number(one.value)
+        bar = svg.interval_bar(one.value, one.low, one.high, block.least, block.most, strong=one.strong)
+        lines.append(
+            f"<tr{' class=strong' if one.strong else ''}><th scope='row'>{_cut(one.name)}</th><td class='bar'>{bar}</td>"
+            f"<td class='n'>{value}</td><td class='t'>{_cut(one.detail)}</td></tr>"
+        )
+    axis = f"<tr><th scope='col'>method</th><td class='bar'></td><th scope='col' class='n'>value</th><th scope='col' class='t'>{clean(block.detail_title)}</th></tr>"
+    return _box(block.title, _scroll(f"<table class='intervals'><thead>{axis}</thead><tbody>{''.join(lines)}</tbody></table>"), block.note, "wide")
