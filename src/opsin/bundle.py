@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from opsin import __version__
 from opsin.errors import CheckpointError, ConfigError
 from opsin.models import ModelSpec, build
+from opsin.models.builder import build_with
 from opsin.runtimes.torch import TorchRuntime
 from opsin.task import Sample, Task, as_arrays, tasks
 
@@ -114,7 +115,7 @@ class Bundle:
         spec = ModelSpec.from_dict(record["model"])
         if model is None and spec.name.startswith("object:"):
             raise CheckpointError(f"{folder}: the model was given as an object ({spec.name[7:]}); load it with opsin.load(path, model=...).")
-        network = model if model is not None else build(spec, check=False)
+        network = build_with(model, spec, check=False) if model is not None else build(spec, check=False)
         assembled = task.assemble(network)
         tensors = read_weights(folder / record["weights"]["file"], record["weights"]["sha256"])
         try:

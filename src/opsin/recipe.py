@@ -316,7 +316,9 @@ def _unknown_keys(merged: dict[str, Any], known: Mapping[str, type[BaseModel]], 
     every = {f"{section}.{key}": section for section, model in known.items() for key in model.model_fields}
     for name in merged:
         if name not in known:
-            problems.append(f"Unknown section '{name}'.{_suggest(name, known)} Sections: {', '.join(known)}.")
+            keys = [path for path in every if path.rpartition(".")[2] in nearest(name, {p.rpartition(".")[2] for p in every}, n=1)]
+            hint = f" Did you mean {' or '.join(keys)}?" if keys and not nearest(name, known, n=1) else _suggest(name, known)
+            problems.append(f"Unknown section '{name}'.{hint} Sections: {', '.join(known)}.")
     for section, model in known.items():
         given = merged.get(section)
         for key in list(given) if isinstance(given, dict) else []:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 import torchvision
 
-from opsin.data.catalog import catalog
+from opsin.data.catalog import card, catalog
 from opsin.data.download import entry
 from opsin.data.formats import readable
 
@@ -36,6 +37,13 @@ def test_entry(name: str) -> None:
     inside = set(one.unpack) or {file.name for file in one.files}
     assert {table.path for table in one.tables} <= inside
     assert all(0 <= label < max(one.classes, 1) for table in one.tables for label in table.first)
+
+
+@pytest.mark.parametrize("name", list(catalog))
+def test_card_is_plain_data(name: str) -> None:
+    one = card(name)
+    assert json.loads(json.dumps(one)) == one
+    assert {"name", "about", "license", "counts", "citation"} <= one.keys()
 
 
 def test_names_are_there() -> None:

@@ -25,6 +25,7 @@ from opsin.tasks.classify import Classify, ClassifySettings, HeadSettings
 # Arguments that make a network small, by name; the large ones of a family add nothing here.
 SMALL: dict[str, dict[str, Any]] = {"smallnet": {"stem": 8, "widths": (8, 16), "depths": (0, 1)}}
 LARGE = {"resnet34", "resnet50"}
+SLOW = pytest.mark.slow
 ONE = (HeadSettings(name="label", class_names=("a", "b", 'ü, "c"')),)
 TWO = (
     HeadSettings(name="shape", class_names=("round", "long")),
@@ -61,8 +62,15 @@ def pictures(bundle: Bundle, count: int) -> list[Sample]:
     ]
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", [name for name in models if name not in LARGE])
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        pytest.param(name, channels, marks=SLOW if (name, channels) == ("resnet18", 1) else ())
+        for name in models
+        if name not in LARGE
+        for channels in (1, 3)
+    ],
+)
 def test_every_network_on_every_target(name: str, channels: int, tmp_path: Path) -> None:
     try:
         bundle = make_bundle(name, channels, TWO if channels == 3 else ONE)

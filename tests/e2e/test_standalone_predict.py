@@ -32,7 +32,8 @@ import runpy, sys
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "torchvision", "opsin", "simplejpeg", "pydantic", "onnx", "openvino_telemetry"}:
+        absent = {"torch", "torchvision", "opsin", "simplejpeg", "pydantic", "onnx", "openvino_telemetry"}
+        if name.partition(".")[0] in absent:
             raise ImportError(f"{name} is not here")
 
 sys.meta_path.insert(0, Refuse())
@@ -42,7 +43,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 ONE = {
     "heads": (HeadSettings(name="label", class_names=("cat", "dog", "gnü")),),
-    "image_size": (24, 24), "channels": 3, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.2), "small": False, "flip": True,
+    "image_size": (24, 24), "channels": 3, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.2), "small": False,
+    "flip": True,
 }  # fmt: skip
 TWO = {
     "heads": (
@@ -164,7 +166,7 @@ def test_the_reader_takes_nothing_heavy_along(tmp_path: Path) -> None:
         assert "from torch" not in path.read_text(), path
 
 
-# The pieces, bit by bit -------------------------------------------------------------------------------------------------
+# The pieces, bit by bit ----------------------------------------------------------------------------------------------
 
 
 def test_every_picture_is_decoded_the_same(folder: Path) -> None:

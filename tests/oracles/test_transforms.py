@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from opsin import seeding
 from opsin.data import augment_ops as ops
-from opsin.data import resize, transforms
+from opsin.data import policies, resize, transforms
 from opsin.data.transforms import AugmentSettings, augment, mix, partners, preset
 from opsin.errors import OpsinError, ShapeError, UnknownName
 
@@ -118,15 +118,15 @@ def test_policy_equals_torchvision_operation_by_operation(
     images = pictures(3, 32, 32, count=14)
     for level in (0, 7, 30):
         for negative in (False, True):
-            n = len(transforms._OPERATIONS)
+            n = len(policies._OPERATIONS)
             draws = np.array([(i + 0.5) / n for i in range(n)])
             columns = [draws, np.full(n, (level + 0.5) / 31), np.full(n, 0.25 if negative else 0.75)]
             table = np.stack(columns if policy == "trivial" else [columns[0], columns[2]], 1)
-            monkeypatch.setattr(transforms, "uniform", lambda *_, table=table: table)
+            monkeypatch.setattr(policies, "uniform", lambda *_, table=table: table)
             ours = (
-                transforms.trivial_augment(images, sample_keys(n))
+                policies.trivial_augment(images, sample_keys(n))
                 if policy == "trivial"
-                else transforms.rand_augment(images, sample_keys(n), 1, level)
+                else policies.rand_augment(images, sample_keys(n), 1, level)
             )
             for image, name, result in zip(images, names, ours, strict=True):
                 magnitudes, signed = oracle._AUGMENTATION_SPACE[name]

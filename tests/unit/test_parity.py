@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from opsin import cli
 from opsin.bundle import Bundle
-from opsin.export import export, onnx as onnx_target
+from opsin.export import export
+from opsin.export import onnx as onnx_target
 from opsin.export.parity import compare, said
 from opsin.models import ModelSpec, build
 from opsin.runtimes.torch import TorchRuntime

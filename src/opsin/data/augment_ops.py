@@ -2,7 +2,8 @@
 
 Every function takes images (B, C, H, W) as uint8 in [0, 255] or float in [0, 1] and gives the same type back.
 Arithmetic, rounding included, follows `torchvision.transforms.v2.functional` on single pictures
-(tests/oracles/test_transforms.py); torchvision itself takes one strength for a whole batch, so it would need a Python loop over samples.
+(tests/oracles/test_transforms.py); torchvision itself takes one strength for a whole batch, so it would need a Python
+loop over samples.
 """
 
 from __future__ import annotations

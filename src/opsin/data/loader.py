@@ -70,7 +70,9 @@ class TrainLoader:
         if batch_size < world:
             raise ConfigError(f"run.batch_size={batch_size} is less than one sample for each of the {world} processes.")
         if len(self.indices) < world:
-            raise ConfigError(f"{len(self.indices)} training samples for {world} processes. Use at most one per sample.")
+            raise ConfigError(
+                f"{len(self.indices)} training samples for {world} processes: use at most one per sample."
+            )
         self.task, self.batch_size, self.seed, self.rank, self.world = task, batch_size, seed, rank, world
         source = Source(dataset, task, True, cache)
         self._batches = _Batches(source, self.indices, batch_size // world, workers, world, table_bytes, start_method)

@@ -24,6 +24,7 @@ def write(traced: Traced, metadata: Mapping[str, str], path: Path) -> None:
         ConfigError: if an operator of the model has no form in OpenVINO.
     """
     openvino = load_openvino()
+    _teach_uint16()
     try:
         model = openvino.convert_model(traced.program)
         shape = [-1 if traced.batch is None else traced.batch, *traced.example.shape[1:]]
@@ -36,6 +37,14 @@ def write(traced: Traced, metadata: Mapping[str, str], path: Path) -> None:
     for name, text in metadata.items():
         model.set_rt_info(text, ["opsin", name])
     openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _teach_uint16() -> None:
+    """OpenVINO computes with 16-bit pixels, but its reader of torch graphs lacks the name of the type."""
+    from openvino import Type
+    from openvino.frontend.pytorch.utils import pt_to_ov_type_map
+
+    pt_to_ov_type_map.setdefault("torch.uint16", Type.u16)
 
 
 build = Target("model.xml", "openvino", write)

@@ -103,7 +103,7 @@ class _Canvas:
         self.cells -= len(rows) * len(table.columns)
         kinds = ["t", *(_column_kind([row[k] for row in rows]) for k in range(1, len(table.columns)))]
         head = "".join(f"<th scope='col'{_class(kind)}>{_cut(name)}</th>" for name, kind in zip(table.columns, kinds))
-        lines = [_row(row, kinds) for row in rows]
+        lines = [_row(row, kinds, table.columns) for row in rows]
         dropped = len(table.rows) - len(rows)
         note = " ".join(filter(None, [table.note, f"{dropped:,} more rows are not shown." if dropped else ""]))
         wide = " wide" if len(table.columns) > 5 or any(len(str(cell)) > 60 for row in rows for cell in row) else ""
@@ -148,14 +148,13 @@ class _Canvas:
     def counts(self, counts: Counts) -> str:
         self.cells -= len(counts.rows[:ROWS]) * (len(counts.parts) + 2)
         most = max((sum(numbers) for _, numbers in counts.rows), default=0)
-        head = "".join(f"<th scope='col' class='n'>{_PARTS[part]}</th>" for part in counts.parts)
+        head = "".join(f"<th scope='col' class='n'><span class='key {part}'>{_PARTS[part]}</span></th>" for part in counts.parts)
         lines = [
             f"<tr><th scope='row'>{_cut(name)}</th>{''.join(f'<td class=n>{n:,}</td>' for n in numbers)}"
             f"<td class='bar'>{svg.stacked_bar(numbers, counts.parts, most)}</td></tr>"
             for name, numbers in counts.rows[: ROWS if self.cells > 0 else 0]
         ]
-        keys = "".join(f"<span class='key {part}'>{_PARTS[part]}</span>" for part in counts.parts)
-        top = f"<thead><tr><th scope='col'>class</th>{head}<td class='bar'><p class='keys' aria-hidden='true'>{keys}</p></td></tr></thead>"
+        top = f"<thead><tr><th scope='col'>class</th>{head}<td class='bar'></td></tr></thead>"
         body = _scroll(f"<table class='counts'>{top}<tbody>{''.join(lines[:OPEN_ROWS])}</tbody></table>")
         if lines[OPEN_ROWS:]:
             more = _scroll(f"<table class='counts'>{top}<tbody>{''.join(lines[OPEN_ROWS:])}</tbody></table>")
@@ -201,16 +200,16 @@ def _looks_numeric(cell: Any) -> bool:
     return isinstance(cell, str) and (_NUMERIC.fullmatch(cell) is not None or cell in ("none", "undefined"))
 
 
-def _row(row: Sequence[Any], kinds: Sequence[str]) -> str:
+def _row(row: Sequence[Any], kinds: Sequence[str], columns: Sequence[str]) -> str:
     cells = []
     for place, (cell, kind) in enumerate(zip(row, kinds)):
         long = " long" if isinstance(cell, str) and any(len(word) >= LONG_WORD for word in cell.split()) else ""
         if place == 0:
             cells.append(f"<th scope='row'{_class(long)}>{_cell(cell)}</th>")
         elif kind == "n share" and cell is not None:
-            cells.append(f"<td class='n share'><i style='width:{100 * cell:.1f}%'></i><span>{_cell(cell)}</span></td>")
+            cells.append(f"<td class='n share'><i style='--v:{cell:.3f}'></i><span>{_cell(cell)}</span></td>")
         else:
-            cells.append(f"<td{_class(kind + long)}>{_cell(cell)}</td>")
+            cells.append(f"<td{_class(kind + long)} data-of='{clean(columns[place])}'>{_cell(cell)}</td>")
     return f"<tr>{''.join(cells)}</tr>"
 
 

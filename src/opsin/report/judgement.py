@@ -88,7 +88,7 @@ def _metrics_table(inputs: ReportInputs, judged: Mapping[str, Any]) -> Table:
     part = PART_WORDS[inputs.part or "val"]
     validation = inputs.state.get("validation", {}) if inputs.part == "test" else {}
     train, gap = judged.get("train", {}), judged.get("gap", {})
-    columns = ["metric", part, "95 % interval", *(["validation"] if validation else [])]
+    columns = ["metric", part, words.LEVEL, *(["validation"] if validation else [])]
     columns += ["training", f"training {chr(0x2212)} {part}"] if train else []
     columns.append("what it is")
     rows = []
@@ -136,7 +136,7 @@ def _baselines(inputs: ReportInputs) -> list[Block]:
     entries.append(Interval("this model", own["value"], own["low"], own["high"], strong=True))
     ends = [v for e in entries for v in (e.value, e.low, e.high) if v is not None]
     least, most = (0.0, 1.0) if shares else (min(ends), max(ends))
-    note = "Simple methods learned from the same training part and judged on the same pictures; differences are paired. Dots are values, bars 95 % intervals."
+    note = "Simple methods learned from the same training part and judged on the same pictures; differences are paired. Strokes are values, bands 95 % intervals."
     return [Intervals(f"Against simple methods: {name}", tuple(entries), least, most, shares, "the model is ahead by", note)]
 
 
@@ -153,7 +153,7 @@ def _other_data(inputs: ReportInputs, others: Mapping[str, Mapping[str, Any]]) -
     for part, one in others.items():
         metric = one["metrics"].get(name, {})
         rows.append((part.removeprefix("other-"), one.get("samples"), words.number(metric.get("value")), words.interval(metric) or "none"))
-    return Table("On other data", ("data", "pictures", name, "95 % interval"), tuple(rows))
+    return Table("On other data", ("data", "pictures", name, words.LEVEL), tuple(rows))
 
 
 def errors_chapter(inputs: ReportInputs) -> Chapter | None:

@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from opsin.errors import OpsinError
 from opsin.recipe import Recipe
 from opsin.report import words
@@ -200,26 +202,32 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def _value(value: Any) -> str:
     if value is None:
         return "none"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_value(one) for one in value) or "none"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_value(one)}" for name, one in value.items()) or "none"
+    return str(value)
 
 
 def _chosen(inputs: ReportInputs) -> Iterator[tuple[str, str]]:
+    """What was not given: by the data, the machine, or the task."""
     model = inputs.state.get("model") or {}
     if model:
         yield "model", str(model.get("name"))
     for name, value in inputs.state.get("effective", {}).items():
         if value is not None:
             yield name.replace("_", " "), _value(value)
-    settings = inputs.state.get("task_settings", {})
     given = inputs.recipe.get("task", {})
-    usual = {"none", "", None}
-    for name, value in settings.items():
-        if name not in ("heads", "mean", "std", "augment") and name not in given and not (isinstance(value, str) and value in usual):
+    for name, value in inputs.state.get("task_settings", {}).items():
+        if name not in ("heads", "mean", "std", "augment") and name not in given and value not in ("none", "", None):
             yield name.replace("_", " "), _value(value)
-    augment = settings.get("augment") or {}
-    on = {k: v for k, v in augment.items() if v not in (0, 0.0, False, None, "none")}
-    if on:
-        yield "augmentation", json.dumps(on)
+    augment = getattr(inputs.task.settings, "augment", None) if inputs.task is not None else None
+    if isinstance(augment, BaseModel):
+        yield "augmentation", _value({k: v for k, v in augment.model_dump().items() if v != type(augment).model_fields[k].default})
 
 
 def reproduce_chapter(inputs: ReportInputs) -> Chapter:

@@ -178,7 +178,7 @@ def _legend(lines: Sequence[Line]) -> str:
 
 
 def interval_bar(value: float, low: float | None, high: float | None, least: float, most: float, *, strong: bool = False) -> str:
-    """A dot with its interval, as wide as its cell."""
+    """A value with its interval, as wide as its cell."""
     span = (most - least) or 1.0
 
     def place(v: float) -> str:
@@ -187,7 +187,7 @@ def interval_bar(value: float, low: float | None, high: float | None, least: flo
     parts = ["<line class='rail' x1='1.5%' x2='98.5%' y1='12' y2='12'/>"]
     if low is not None and high is not None:
         parts.append(f"<line class='range' x1='{place(low)}' x2='{place(high)}' y1='12' y2='12'/>")
-    parts.append(f"<circle class='point' cx='{place(value)}' cy='12' r='5'/>")
+    parts.append(f"<line class='point' x1='{place(value)}' x2='{place(value)}' y1='4' y2='20'/>")
     return f"<svg class='interval{' strong' if strong else ''}' width='100%' height='24' aria-hidden='true'>{''.join(parts)}</svg>"
 
 

@@ -28,7 +28,7 @@ def verdict(inputs: ReportInputs) -> str:
     shares = words.is_share(name)
     value = words.percent(one["value"]) if shares else words.number(one["value"])
     low_high = words.interval(one, shares=shares)
-    sure = f" (95 % interval {low_high})" if low_high else ""
+    sure = f" ({words.LEVEL} {low_high})" if low_high else ""
     if name == "accuracy":
         return f"Right in {value} of {pictures}{sure}."
     return f"{words.metric_title(name)} {value} on {pictures}{sure}."
@@ -121,4 +121,4 @@ def _comparison(inputs: ReportInputs, method: str, other: Mapping[str, Any]) -> 
 def _ends(difference: Mapping[str, Any], show: Any) -> str:
     if not words.known(difference.get("low")) or not words.known(difference.get("high")):
         return "no interval"
-    return f"95 % interval {show(difference['low'])} to {show(difference['high'])}"
+    return f"{words.LEVEL} {show(difference['low'])} to {show(difference['high'])}"

@@ -12,6 +12,8 @@ from opsin.metrics.names import METRICS, MetricInfo
 SIGNIFICANT = 0.05
 _CAPITALS = {"auroc": "AUROC", "ece": "ECE", "f1": "F1", "mcc": "MCC", "ppv": "PPV", "npv": "NPV", "rmse": "RMSE", "mae": "MAE", "r2": "R²"}
 _MINUS = "\N{MINUS SIGN}"
+_PERCENT = "\N{NO-BREAK SPACE}%"
+LEVEL = f"95{_PERCENT} interval"
 
 
 def known(value: Any) -> bool:
@@ -38,8 +40,8 @@ def percent(value: Any) -> str:
     for digits in (1, 2, 3):
         text = f"{100 * value:.{digits}f}"
         if float(text) not in (0.0, 100.0) or value in (0, 1):
-            return f"{text} %"
-    return "over 99.999 %" if value > 0.5 else "under 0.001 %"
+            return f"{text}{_PERCENT}"
+    return ("over 99.999" if value > 0.5 else "under 0.001") + _PERCENT
 
 
 def points(value: Any, *, sign: bool = True) -> str:
@@ -76,7 +78,7 @@ def interval(one: Mapping[str, Any], *, shares: bool = False) -> str:
         return ""
     show = percent if shares else number
     low, high = show(one["low"]), show(one["high"])
-    return f"{low.removesuffix(' %')} to {high}" if shares else f"{low} to {high}"
+    return f"{low.removesuffix(_PERCENT)} to {high}" if shares else f"{low} to {high}"
 
 
 def count(value: int, noun: str, plural: str | None = None) -> str:

@@ -7,8 +7,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from opsin.analyze.measure import measure
 from opsin.errors import ConfigError, DataError, UnknownName
 from opsin.metrics.paired import holm, mcnemar, paired_bootstrap
@@ -39,7 +37,8 @@ def compare(runs: Sequence[Path | str | Run], *, split: str = "test", metric: st
     aligned = [rows[0], *(rows[0].join(other)[1] for other in rows[1:])]
     task = opened[0].bundle.task
     name = metric or task.monitor.name
-    groups = _groups(opened[0], rows[0])
+    spec = opened[0].recipe.data.split.group
+    groups = None if spec is None else opened[0].data.groups(spec, rows[0].ids)
     first = measure(task, rows[0], groups=groups)
     if name not in first:
         raise UnknownName("metric", name, first)
@@ -67,14 +66,6 @@ def _rows(run: Run, split: str) -> Rows:
     if not path.exists():
         raise DataError(f"{run.path} has not been evaluated on its {split} part. Run: opsin evaluate {run.path} --split {split}")
     return Rows.load(path)
-
-
-def _groups(run: Run, rows: Rows) -> Any:
-    spec = run.recipe.data.split.group
-    if spec is None:
-        return None
-    codes = dict(zip(run.data.dataset.ids, run.data.dataset.groups(spec).tolist()))
-    return np.array([codes[name] for name in rows.ids.tolist()])
 
 
 def _pair(one: Run, other: Run, first: Rows, second: Rows, name: str, groups: Any) -> dict[str, Any]:

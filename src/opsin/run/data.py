@@ -41,6 +41,13 @@ class RunData:
         """Positions of the samples of a part."""
         return self.split.indices(part).astype(np.int64)
 
+    def groups(self, spec: str | None, ids: NDArray[np.str_]) -> NDArray[np.int64] | None:
+        """Group codes (N,) of samples by id, or None without groups."""
+        if spec is None:
+            return None
+        codes = dict(zip(self.dataset.ids, self.dataset.groups(spec).tolist()))
+        return np.array([codes[name] for name in ids.tolist()], np.int64)
+
     def to_dict(self, settings: DataSettings) -> dict[str, Any]:
         """What `data.json` holds."""
         data = self.dataset

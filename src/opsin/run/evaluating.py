@@ -59,7 +59,7 @@ def evaluate_run(
     seconds = time.monotonic() - started
     run.folder.predictions(name).parent.mkdir(exist_ok=True)
     rows.save(run.folder.predictions(name))
-    groups = _groups(run, dataset, rows)
+    groups = run.data.groups(run.recipe.data.split.group, rows.ids) if data is None else None
     intervals = measure(task, rows, groups=groups)
     found: dict[str, Any] = {
         "run": str(run.path),
@@ -134,14 +134,6 @@ def _renumber(dataset: Dataset, head: str, names: tuple[str, ...]) -> None:
         full = np.zeros((len(values), len(names)), np.float32)
         full[:, place] = values
         dataset.targets[head] = full
-
-
-def _groups(run: Run, dataset: Dataset, rows: Rows) -> NDArray[Any] | None:
-    spec = run.recipe.data.split.group
-    if spec is None:
-        return None
-    codes = dict(zip(dataset.ids, dataset.groups(spec).tolist()))
-    return np.array([codes[name] for name in rows.ids.tolist()], np.int64)
 
 
 def _looked(run: Run, name: str, intervals: Mapping[str, Interval]) -> list[dict[str, Any]]:

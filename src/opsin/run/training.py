@@ -273,7 +273,7 @@ class Trainer:
             rows = evaluate(task, runner, EvalLoader(self.data.dataset, held, task, batch_size=128))
             task = type(task)(task.calibrate(rows))
             rows.save(self.folder.predictions("val"))
-            metrics = as_json(measure(task, rows))
+            metrics = as_json(measure(task, rows, groups=self.data.groups(self.recipe.data.split.group, rows.ids)))
         info = {
             "license": "unknown",
             "lineage": {"data": self.data.dataset.name, "fingerprint": self.data.dataset.fingerprint, "weights": self.recipe.model.weights},

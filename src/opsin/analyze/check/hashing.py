@@ -70,7 +70,7 @@ def candidate_pairs(hashes: Hashes, radius: int = 6) -> Iterator[Pairs]:
     """All pairs of hashes at Hamming distance <= radius, in blocks (n, 2) of bounded size.
 
     Multi-index hashing (Norouzi, Punjani, Fleet, 2012): if two 64-bit hashes differ in at most 7 bits, then in one of
-    four 16-bit bands they differ in at most one. A pair may come more than once.
+    four 16-bit bands they differ in at most one. Every pair comes once: from the first band that finds it.
 
     Args:
         hashes: (N,) 64-bit hashes; give each only once, as N equal hashes are N^2 pairs.
@@ -78,7 +78,8 @@ def candidate_pairs(hashes: Hashes, radius: int = 6) -> Iterator[Pairs]:
     """
     if radius > 2 * _BANDS - 1:
         raise ValueError(f"radius {radius} is more than {2 * _BANDS - 1}, for which the four bands are made.")
-    for band in _spread(hashes):
+    bands = _spread(hashes)
+    for place, band in enumerate(bands):
         order = np.argsort(band, kind="stable")
         starts = np.searchsorted(band[order], np.arange((1 << _BAND_BITS) + 1, dtype=np.uint32))
         for flip in (0, *(1 << bit for bit in range(_BAND_BITS))):
@@ -92,9 +93,12 @@ def candidate_pairs(hashes: Hashes, radius: int = 6) -> Iterator[Pairs]:
                 last = starts[band[order].astype(np.int64) + 1]
             for left, right in _joined(queries, order, first, last):
                 near = hamming(hashes[left], hashes[right]) <= radius
-                if near.any():
-                    pairs = np.stack([left[near], right[near]], axis=1)
-                    yield np.sort(pairs, axis=1)
+                left, right = left[near], right[near]
+                for earlier in bands[:place]:
+                    new = np.bitwise_count(earlier[left] ^ earlier[right]) > 1
+                    left, right = left[new], right[new]
+                if len(left):
+                    yield np.sort(np.stack([left, right], axis=1), axis=1)  # (n, 2)
 
 
 def _joined(queries: Pairs, order: Pairs, first: Pairs, last: Pairs) -> Iterator[tuple[Pairs, Pairs]]:

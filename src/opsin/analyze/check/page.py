@@ -212,7 +212,7 @@ def _profile(profile: Mapping[str, Any]) -> Iterator[str]:
         for name, v in rows
     )
     yield (
-        "<div><h3>Spread</h3><table><tr><th></th><th>least</th><th>quarter</th><th>median</th><th>three quarters</th>"
+        "<div class='wide'><h3>Spread</h3><table><tr><th></th><th>least</th><th>25%</th><th>median</th><th>75%</th>"
         f"<th>most</th></tr>{cells}</table></div>"
     )
     yield "</div>"

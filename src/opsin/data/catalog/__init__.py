@@ -1,13 +1,15 @@
 """Public data sets by name: where they are published, how to know them, what they may be used for.
 
 One file per data set, with a literal `NAMES` and one function per name (a dash is an underscore) that gives its
-`Entry`. `opsin.data.download.get` brings one onto this machine; nothing here touches the network.
+`Entry`. `get` brings one onto this machine; nothing else here touches the network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from opsin.registry import Registry
 
@@ -95,3 +97,32 @@ def idx_tables(
     images = [Table(f"{prefixes[s]}-images-idx3-ubyte.gz", 16, 784, n) for s, n in counts.items()]
     labels = [Table(f"{prefixes[s]}-labels-idx1-ubyte.gz", 8, 1, n, 0, first.get(s, ())) for s, n in counts.items()]
     return (*images, *labels)
+
+
+def card(name: str) -> dict[str, Any]:
+    """What people and machines are shown of a data set before it is fetched.
+
+    Raises:
+        UnknownName: if the catalog has no such data set.
+    """
+    one: Entry = catalog.get(name)()
+    shown = (
+        "name",
+        "format",
+        "counts",
+        "classes",
+        "license",
+        "license_text",
+        "commercial",
+        "citation",
+        "homepage",
+        "notes",
+    )
+    return {"about": one.title, **{key: getattr(one, key) for key in shown}, "files": [file.name for file in one.files]}
+
+
+def get(name: str, to: Path | None = None, **options: Any) -> Path:
+    """Fetch a data set once and give its folder: `opsin.data.download.get`, imported when called."""
+    from opsin.data import download
+
+    return download.get(name, to, **options)

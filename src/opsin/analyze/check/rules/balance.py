@@ -64,7 +64,7 @@ def build(scan: Scan) -> Iterator[Finding]:
             yield Finding(
                 "class-imbalance",
                 "warning",
-                f"{words}{most} has {ratio:.0f} times the samples of {least} "
+                f"{words}'{most}' has {ratio:.0f} times the samples of '{least}' "
                 f"({present.max():,} and {present.min():,}). Accuracy then says little about the small classes.",
                 fix="Judge by balanced_accuracy or f1, and train with class weights (task.class_weights=effective).",
                 data={"head": name, "ratio": ratio, "effective_number": effective_number(present)},

@@ -110,6 +110,10 @@ def _report(
         f"{skill}. Strongest: {first['id']}, given '{first['given']}', looks like '{first['suggested']}'.",
         tuple((str(entry["id"]),) for entry in rating),
         "Look at them in this order and mend the wrong ones; unusual pictures with the right label are among them.",
-        tuple(f"given {e['given']}, looks like {e['suggested']} ({e['confidence']:.0%})" for e in rating),
+        tuple(f"given {e['given']}, looks like {e['suggested']} ({_sure(e['confidence'])})" for e in rating),
         {**data, "count": len(chosen), "groups": len(chosen), "suspects": rating},
     )
+
+
+def _sure(confidence: float) -> str:
+    return "> 99%" if confidence > 0.99 else f"{confidence:.0%}"

@@ -1,0 +1,125 @@
+"""The same from Python: five lines, one's own module, one's own callback, several heads with missing labels."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+import opsin
+from opsin.engine.events import EpochDone, Event, Evaluated
+from opsin.errors import CheckpointError, ConfigError, TrainingError
+
+
+class Own(nn.Module):
+    """A person's module that knows nothing of opsin."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class Wrong(Own):
+    """Returns probabilities, which a loss on logits must not be given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x).softmax(1)
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPSIN_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def digits() -> opsin.data.Dataset:  # type: ignore[name-defined]
+    from opsin.data import from_arrays
+
+    data = load_digits()
+    return from_arrays(np.uint8(data.images * 15.9), data.target, class_names=[str(i) for i in range(10)], name="digits")
+
+
+def test_five_lines(digits) -> None:  # type: ignore[no-untyped-def]
+    run = opsin.train("classify", data=digits, model="mlp", epochs=3, quiet=True, listeners=("jsonl",))
+    result = opsin.load(run.path).predict(np.uint8(load_digits().images[0] * 15.9))
+    assert result.label in "0123456789"
+    assert abs(sum(score for _, score in result.top(10)) - 1) < 1e-5
+    assert result.draw(Image.new("L", (8, 8))).width >= 8
+    json.dumps(result.to_dict())
+
+
+def test_own_module_class_and_callback(digits) -> None:  # type: ignore[no-untyped-def]
+    seen: list[Event] = []
+    run = opsin.train("classify", data=digits, model=Own, epochs=2, quiet=True, listeners=(), callbacks=[seen.append])
+    assert [type(e) for e in seen].count(EpochDone) == 2
+    assert any(isinstance(e, Evaluated) for e in seen)
+    assert opsin.load(run.path).predict(np.zeros((8, 8), np.uint8)).label in "0123456789"
+
+
+def test_own_module_object_is_given_again_to_load(digits) -> None:  # type: ignore[no-untyped-def]
+    run = opsin.train("classify", data=digits, model=Own(), epochs=1, quiet=True, listeners=())
+    with pytest.raises(CheckpointError, match="model="):
+        opsin.load(run.path)
+    assert opsin.load(run.path, model=Own()).predict(np.zeros((8, 8), np.uint8)).label in "0123456789"
+
+
+def test_own_module_from_a_file(digits, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n\n\ndef build(num_classes=10):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))\n"
+    )
+    run = opsin.train("classify", data=digits, model="mine.py:build", epochs=1, quiet=True, listeners=())
+    assert opsin.load(run.path).predict(np.zeros((8, 8), np.uint8)).label in "0123456789"
+
+
+def test_preflight_stops_before_step_one(digits) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(TrainingError, match="probabilities"):
+        opsin.train("classify", data=digits, model=Wrong, epochs=1, quiet=True, listeners=())
+
+
+def test_unknown_settings(digits) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ConfigError, match="epochs"):
+        opsin.train("classify", data=digits, epoch=1)
+
+
+def test_several_heads_with_missing_labels_and_labels_of_one_column(tmp_path: Path) -> None:
+    data, rows = load_digits(), []
+    (tmp_path / "pictures").mkdir()
+    for i in range(300):
+        name = f"pictures/{i:03d}.png"
+        Image.fromarray(np.uint8(data.images[i] * 15.9)).save(tmp_path / name)
+        number = int(data.target[i])
+        traits = "|".join(word for word, yes in (("round", number in (0, 6, 8, 9)), ("straight", number in (1, 4, 7))) if yes)
+        rows.append([name, "" if i % 7 == 0 else number, "even" if number % 2 == 0 else "odd", traits or "|", f"writer-{i // 10}"])
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["file", "digit", "parity", "traits", "writer"], *rows])
+    columns = {"image": "file", "digit": "digit", "parity": "parity", "traits": "traits:multi", "group": "writer"}
+    run = opsin.train(
+        "classify", data="labels.csv", model="mlp", epochs=8, quiet=True, listeners=(), optimizer={"name": "adamw"}, batch_size=32,
+        layers=[opsin_layer(columns)],
+    )  # fmt: skip
+    metrics = run.state["validation"]
+    assert {"digit.accuracy", "parity.accuracy", "traits.average_precision", "heads_mean"} <= set(metrics)
+    assert metrics["parity.accuracy"]["groups"] is not None
+    result = run.predict(tmp_path / rows[0][0])
+    assert [head.name for head in result.heads] == ["digit", "parity", "traits"]
+    assert set(result.to_dict()["heads"]) == {"digit", "parity", "traits"}
+    from opsin.run.evaluating import evaluate_run
+
+    found = evaluate_run(run)
+    assert found["metrics"]["heads_mean"]["value"] > 0.5
+
+
+def opsin_layer(columns: dict[str, str]):  # type: ignore[no-untyped-def]
+    from opsin.recipe import Layer
+
+    return Layer("test", {"data": {"columns": columns, "split": {"group": "writer"}}})
