@@ -3,7 +3,8 @@
     python examples/attributes.py
 
 `digit` and `parity` have exactly one answer each; `shape` may have several (`loop|round`), or none. Every column becomes
-a head of one network. Missing answers are left out of the loss and the metrics, each head with its own count.
+a head of one network. Missing answers are left out of the loss and the metrics, each head with its own count. On the
+command line the roles of columns are flags: `--columns image=file --columns shape=shape:multi ...`.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from sklearn.datasets import load_digits
 
 import opsin
 
-SHAPES = {0: ["loop", "round"], 2: ["round"], 3: ["round"], 6: ["loop", "round"], 8: ["loop", "round"], 9: ["loop", "round"]}
-COLUMNS = {"image": "file", "digit": "digit", "parity": "parity", "shape": "shape:multi", "separator": "|"}
+ROUND = ["loop", "round"]
+SHAPES = {0: ROUND, 2: ["round"], 3: ["round"], 6: ROUND, 8: ROUND, 9: ROUND}
+COLUMNS = {"image": "file", "digit": "digit:classes", "parity": "parity", "shape": "shape:multi", "separator": "|"}
 
 
 def write_table(folder: Path) -> Path:
@@ -43,12 +45,14 @@ def main() -> None:
     """Train one network with three heads and ask it all three questions."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        table = write_table(place / "digits")
-        run = opsin.train(
-            "classify", data=table, model="smallnet", epochs=8, out=place / "run", quiet=True,
-            data_settings={},
-        )  # fmt: skip
-        print(run)
+        data = opsin.load_data(write_table(place / "digits"), columns=COLUMNS)
+        print(", ".join(f"{head.name} ({head.kind}: {' '.join(head.class_names)})" for head in data.heads))
+        run = opsin.train("classify", data=data, model="smallnet", epochs=8, batch_size=64, out=place / "run", quiet=True)
+        for metric in ("digit.accuracy", "parity.accuracy", "shape.average_precision"):
+            one = run.state["validation"][metric]
+            print(f"{metric} {one['value']:.3f} on {one['n']} validation pictures")
+        result = run.predict(place / "digits" / "pictures" / "0008.png")
+        print("an eight is called", {head.name: head.labels for head in result.heads})
 
 
 if __name__ == "__main__":

@@ -24,6 +24,14 @@ DIM = 6
 class Toy(Task[TaskSettings]):
     """What the five have in common: vectors as inputs, nothing to predict."""
 
+    @classmethod
+    def infer(cls, data: Any, indices: Any, given: Mapping[str, Any]) -> TaskSettings:
+        return TaskSettings()
+
+    @property
+    def model_facts(self) -> dict[str, Any]:
+        return {}
+
     def prepare(self, sample: Sample, key: int, train: bool) -> Prepared:
         geometry = Geometry((1, 1), (1, 1))
         return Prepared(sample.id, sample.image, sample.target, geometry, sample.target)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,9 +37,12 @@ def _mix(x: Keys) -> Keys:
 
 
 def _part(part: int | str) -> int:
-    if isinstance(part, str):
-        return int.from_bytes(hashlib.blake2b(part.encode(), digest_size=8).digest(), "little")
-    return int(part) & _MASK
+    return _word(part) if isinstance(part, str) else int(part) & _MASK
+
+
+@cache
+def _word(word: str) -> int:
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
 
 
 def key(*parts: int | str) -> int:
@@ -97,7 +101,7 @@ def seed_torch(*parts: int | str) -> None:
 
     value = key(*parts) >> 1
     torch.default_generator.manual_seed(value)
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(value)
 
 

@@ -12,11 +12,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 
+from opsin import train
 from opsin.bundle import Bundle
 from opsin.errors import ConfigError, UnknownName
 from opsin.export import export, targets
 from opsin.models import ModelSpec, build, models
+from opsin.run.exporting import export_run
 from opsin.runtimes import runtimes
 from opsin.seeding import torch_seeded
 from opsin.task import Sample
@@ -192,6 +195,27 @@ def test_unknown_target() -> None:
     with pytest.raises(UnknownName, match="onnx"):
         export(make_bundle("linear"), "onxn", "anywhere")
     assert {"onnx", "openvino"} <= set(targets)
+
+
+def test_a_run_is_compared_on_its_validation_part(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for i in range(60):
+        folder = tmp_path / "data" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 128 + 127 * (i % 2), (8, 8), np.uint8)).save(folder / f"{i}.png")
+    run = train("classify", data=tmp_path / "data", model="linear", epochs=1, out=tmp_path / "run", quiet=True)
+    (report,) = export_run(run.path, "onnx", threads=1)
+    assert report.folder == tmp_path / "run" / "export" / "onnx"
+    assert report.parity.compared["pictures"] == len(run.data.indices("val")) > 0
+    assert report.parity.metrics["accuracy"]["difference"] == 0
+    assert report.notes == []
+
+    (tmp_path / "data" / "a" / "0.png").unlink()
+    (report,) = export_run(run.path, "onnx", tmp_path / "other", threads=1)
+    assert report.passed
+    assert "pictures" not in report.parity.compared
+    assert "not those of" in report.notes[0]
+    assert "No real pictures" in report.notes[1]
 
 
 CHECK = """

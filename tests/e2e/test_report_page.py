@@ -23,12 +23,14 @@ MEASURE = """
 const frame = document.querySelector('iframe');
 function measure() {
   const page = frame.contentDocument, root = page.documentElement;
-  const wide = [...page.body.querySelectorAll('*')].filter(e => !e.closest('.scroll') && !e.closest('svg')
+  const wide = [...page.body.querySelectorAll('*')].filter(e => !e.closest('.scroll, svg, .name > bdi')
     && e.getBoundingClientRect().right > root.clientWidth + 1).map(e => e.outerHTML.slice(0, 90));
   document.title = JSON.stringify({scroll: root.scrollWidth, client: root.clientWidth, wide: wide.slice(0, 5),
-    images: [...page.images].length});
+    tables: page.querySelectorAll('table').length});
 }
-frame.contentDocument?.readyState === 'complete' ? measure() : frame.addEventListener('load', measure);
+const seen = () => frame.contentDocument?.querySelector('footer');
+const ready = seen() && frame.contentDocument.readyState === 'complete';
+ready ? measure() : frame.addEventListener('load', () => seen() && measure());
 """
 
 
@@ -66,12 +68,14 @@ def test_nothing_is_wider_than_the_screen(report: Path, tmp_path: Path, width: i
     inner = html.escape(report.read_text(encoding="utf-8"))
     wrapper = tmp_path / "wrapper.html"
     wrapper.write_text(
-        f"<!doctype html><meta charset='utf-8'><iframe style='border:0;width:{width}px;height:900px' srcdoc=\"{inner}\"></iframe><script>{MEASURE}</script>",
+        f"<!doctype html><meta charset='utf-8'><iframe style='border:0;width:{width}px;height:900px' "
+        f'srcdoc="{inner}"></iframe><script>{MEASURE}</script>',
         encoding="utf-8",
     )
     command = [
-        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", f"--user-data-dir={tmp_path / 'profile'}",
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+        f"--user-data-dir={tmp_path / 'profile'}",
         "--window-size=1700,1000", "--virtual-time-budget=4000", "--dump-dom", wrapper.as_uri(),
     ]  # fmt: skip
     shown = subprocess.run(command, capture_output=True, text=True, timeout=150, check=True).stdout
@@ -79,5 +83,6 @@ def test_nothing_is_wider_than_the_screen(report: Path, tmp_path: Path, width: i
     assert title, shown[-500:]
     measured = json.loads(html.unescape(title[1]))
     assert measured["client"] == width
+    assert measured["tables"] > 5
     assert measured["scroll"] <= width, measured
     assert measured["wide"] == []

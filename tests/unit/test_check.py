@@ -249,16 +249,23 @@ def test_clean_digits_have_few_suspects() -> None:
     assert codes(findings) <= {"suspect-label"}
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("wrong", [1, 10])
-def test_planted_wrong_digits_are_named_first(wrong: int, seed: int) -> None:
+def planted_and_named(wrong: int, seed: int) -> int:
+    """How many of the planted wrong labels stand among the first wrong + 2 names."""
     dataset, planted = digits(wrong, seed)
     finding = check(dataset, options=CheckOptions(only=("suspect-labels",)))["suspect-label"]
     assert finding.data["count"] <= wrong + 6
-    needed = 1 if wrong == 1 else 8
-    assert len(planted & set(finding.ids[: wrong + 2])) >= needed
-    suspect = finding.data["suspects"][0]
-    assert suspect["given"] != suspect["suggested"]
+    assert all(entry["given"] != entry["suggested"] for entry in finding.data["suspects"])
+    return len(planted & set(finding.ids[: wrong + 2]))
+
+
+def test_one_planted_wrong_digit_is_named_first() -> None:
+    # Every draw counts, not those that pass: seed 4 is a known miss (25 of 26 draws measured, see suspects.py).
+    assert sum(planted_and_named(1, seed) for seed in range(6)) >= 5
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_ten_planted_wrong_digits_are_named_first(seed: int) -> None:
+    assert planted_and_named(10, seed) >= 8
 
 
 def test_labels_of_noise_are_not_judged() -> None:

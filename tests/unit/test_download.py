@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from opsin.data import download
-from opsin.data.catalog import Entry, Remote, Table
+from opsin.data.entries import Entry, Remote, Table
 from opsin.data.fetch import Patience, checksum, fetch
 from opsin.errors import DataError, UnknownName
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,9 @@ def head(names: tuple[str, ...], kind: str = "single", name: str = "label") -> H
 
 
 def task_of(*heads: HeadSettings) -> Classify:
-    return Classify(ClassifySettings(heads=heads, image_size=(8, 8), channels=1, mean=(0.5,), std=(0.2,), small=True, flip=False))
+    return Classify(
+        ClassifySettings(heads=heads, image_size=(8, 8), channels=1, mean=(0.5,), std=(0.2,), small=True, flip=False)
+    )
 
 
 def rows_of(task: Classify, n: int = 60, seed: int = 0) -> Rows:
@@ -71,7 +74,9 @@ def rows_of(task: Classify, n: int = 60, seed: int = 0) -> Rows:
         target: dict[str, Any] = {}
         for one, part in zip(task.settings.heads, task.slices):
             k = len(one.class_names)
-            target[one.name] = int(random.integers(k)) if one.kind == "single" else random.integers(0, 2, k).astype(np.float32)
+            target[one.name] = (
+                int(random.integers(k)) if one.kind == "single" else random.integers(0, 2, k).astype(np.float32)
+            )
             if one.kind == "single":
                 logits[0, part.start + target[one.name]] += 2.5
         result = task.predict_step({"logits": logits}, [f"dir/<b>{i:03d}.png"], [None])[0]  # type: ignore[list-item]
@@ -82,50 +87,117 @@ def rows_of(task: Classify, n: int = 60, seed: int = 0) -> Rows:
 def log(path: Path, epochs: int = 3) -> Path:
     lines: list[dict[str, Any]] = []
     for epoch in range(epochs):
-        lines += [{"event": "step", "step": epoch * 4 + i + 1, "epoch": epoch, "loss": {"label": 2.0 / (epoch * 4 + i + 1)}, "lr": 0.1} for i in range(4)]
-        lines.append({"event": "epoch", "step": epoch * 4 + 4, "epoch": epoch, "loss": {"label": 1.0 / (epoch + 1)}, "samples": 40, "seconds": 2.0})
-        lines.append({"event": "evaluated", "step": epoch * 4 + 4, "epoch": epoch, "part": "val", "metrics": {"accuracy": 0.5 + 0.1 * epoch, "log_loss": None}, "best": True, "monitor": "accuracy"})
+        lines += [
+            {
+                "event": "step",
+                "step": epoch * 4 + i + 1,
+                "epoch": epoch,
+                "loss": {"label": 2.0 / (epoch * 4 + i + 1)},
+                "lr": 0.1,
+            }
+            for i in range(4)
+        ]
+        lines.append(
+            {
+                "event": "epoch",
+                "step": epoch * 4 + 4,
+                "epoch": epoch,
+                "loss": {"label": 1.0 / (epoch + 1)},
+                "samples": 40,
+                "seconds": 2.0,
+            }
+        )
+        lines.append(
+            {
+                "event": "evaluated",
+                "step": epoch * 4 + 4,
+                "epoch": epoch,
+                "part": "val",
+                "metrics": {"accuracy": 0.5 + 0.1 * epoch, "log_loss": None},
+                "best": True,
+                "monitor": "accuracy",
+            }
+        )
     lines.append({"event": "warning", "code": "odd", "text": "<i>something odd</i>"})
     path.write_text("\n".join(json.dumps(line) for line in lines) + '\n{"event": "step", "st', encoding="utf-8")
     return path
 
 
+def evaluation_of(task: Classify, rows: Rows, part: str) -> dict[str, Any]:
+    metrics, train = as_json(measure(task, rows, replicates=200)), values(task, rows_of(task, seed=1))
+    few = {"n": 60, "groups": None}
+    majority = {task.monitor.name: {"value": 0.2, "low": 0.1, "high": 0.3, "method": "wilson", **few}}
+    difference = {"value": 0.3, "low": 0.1, "high": 0.5, "p_value": 0.004, "method": "paired", **few}
+    return {
+        "split": part,
+        "samples": 60,
+        "metrics": metrics,
+        "monitor": task.monitor.name,
+        "train": train,
+        "gap": {k: train[k] - one["value"] for k, one in metrics.items() if one["value"] is not None and k in train},
+        "skipped": {"x<y.png": "broken"},
+        "warnings": [{"code": "tiny_test_set", "text": "Only <60> pictures.", "level": "warning"}],
+        "baselines": {"majority": {"metrics": majority, "difference": difference}},
+        "images_per_second": 100.0,
+    }
+
+
+def data_of(task: Classify) -> dict[str, Any]:
+    heads = [{"name": h.name, "kind": h.kind, "class_names": list(h.class_names)} for h in task.settings.heads]
+    counts = {h.name: dict.fromkeys(h.class_names, 10) for h in task.settings.heads}
+    return {
+        "name": HOSTILE[0],
+        "path": "data/<x>",
+        "format": "folder",
+        "samples": 180,
+        "fingerprint": "f" * 32,
+        "spec": {"channels": 1, "dtype": "uint8", "range": [0.0, 255.0]},
+        "conversions": {"RGBA to <RGB>": 3},
+        "heads": heads,
+        "counts": dict.fromkeys(("train", "val", "test"), counts),
+        "sizes": {"train": 60, "val": 60, "test": 60},
+        "skipped": {"bad&.png": "cut <off>"},
+        "problems": [{"where": "w<", "message": "m>", "level": "warning"}],
+        "split": {"method": "made"},
+    }
+
+
+def state_of(task: Classify, evaluation: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "status": "done",
+        "stopped": "done",
+        "seconds": 12.0,
+        "steps": 12,
+        "parameters": 1234,
+        "effective": {"epochs": 3},
+        "model": {"name": "smallnet", "kwargs": {}, "image_size": [8, 8], "in_channels": 1},
+        "best": {"epoch": 1, "metrics": {}},
+        "task_settings": task.settings.model_dump(mode="json"),
+        "validation": evaluation["metrics"],
+        "train": evaluation["train"],
+    }
+
+
 def inputs_of(tmp_path: Path, *heads: HeadSettings, part: str = "test", **changes: Any) -> ReportInputs:
     task = task_of(*(heads or (head(HOSTILE),)))
     rows = rows_of(task)
-    metrics = as_json(measure(task, rows, replicates=200))
-    train = values(task, rows_of(task, seed=1))
-    name = task.monitor.name
-    difference = {"value": 0.3, "low": 0.1, "high": 0.5, "p_value": 0.004, "n": 60, "groups": None, "method": "paired"}
-    evaluation = {
-        "split": part, "samples": 60, "metrics": metrics, "monitor": name, "train": train, "skipped": {"x<y.png": "broken"},
-        "gap": {k: train[k] - one["value"] for k, one in metrics.items() if one["value"] is not None and k in train},
-        "warnings": [{"code": "tiny_test_set", "text": "Only <60> pictures.", "level": "warning"}],
-        "baselines": {"majority": {"metrics": {name: {"value": 0.2, "low": 0.1, "high": 0.3, "n": 60, "groups": None, "method": "wilson"}}, "difference": difference}},
-        "images_per_second": 100.0,
-    }  # fmt: skip
-    counts = {p: {h.name: dict.fromkeys(h.class_names, 10) for h in task.settings.heads} for p in ("train", "val", "test")}
+    evaluation = evaluation_of(task, rows, part)
+    recipe = Recipe("classify").with_values("flag --epochs", **{"run.epochs": 3})
+    place = {"opsin": "0.1.0", "commit": "abc+", "python": "3.11", "packages": {"torch": "2"}, "processor": "P"}
+    look = {"date": "2026-01-02T03:04:05+00:00", "test": "t", "run": "r<", "command": "evaluate"}
     given = {
         "run": "runs/a <b>",
-        "recipe": Recipe("classify", sources={"run.epochs": "flag --epochs"}).with_values("flag --epochs", **{"run.epochs": 3}).to_dict(),
-        "data": {
-            "name": HOSTILE[0], "path": "data/<x>", "format": "folder", "samples": 180, "fingerprint": "f" * 32,
-            "spec": {"channels": 1, "dtype": "uint8", "range": [0.0, 255.0]}, "conversions": {"RGBA to <RGB>": 3},
-            "heads": [{"name": h.name, "kind": h.kind, "class_names": list(h.class_names)} for h in task.settings.heads],
-            "counts": counts, "sizes": {"train": 60, "val": 60, "test": 60}, "skipped": {"bad&.png": "cut <off>"},
-            "problems": [{"where": "w<", "message": "m>", "level": "warning"}], "split": {"method": "made"},
-        },
-        "environment": {"opsin": "0.1.0", "commit": "abc+", "python": "3.11", "packages": {"torch": "2"}, "processor": "P", "command": "opsin train <x>"},
-        "state": {"status": "done", "stopped": "done", "seconds": 12.0, "steps": 12, "parameters": 1234, "effective": {"epochs": 3},
-                  "model": {"name": "smallnet", "kwargs": {}, "image_size": [8, 8], "in_channels": 1}, "best": {"epoch": 1, "metrics": {}},
-                  "task_settings": task.settings.model_dump(mode="json"), "validation": metrics, "train": train},
+        "recipe": recipe.to_dict(),
+        "data": data_of(task),
+        "environment": {**place, "command": "opsin train <x>"},
+        "state": state_of(task, evaluation),
         "evaluations": {part: evaluation},
-        "looks": [{"date": "2026-01-02T03:04:05+00:00", "test": "t", "run": "r<", "command": "evaluate", "metric": name, "value": 0.5}],
+        "looks": [{**look, "metric": task.monitor.name, "value": 0.5}],
         "rows": {part: rows},
         "metrics": log(tmp_path / "metrics.jsonl"),
         "task": task,
-        "picture": lambda name: Image.new("L", (8, 8), 99),
-    }  # fmt: skip
+        "picture": lambda name: Image.new("L", (8, 8), len(name)),
+    }
     return ReportInputs(**{**given, **changes})
 
 
@@ -152,9 +224,11 @@ def test_page_is_accessible(tmp_path: Path) -> None:
     tags = parsed(text).tags
     assert [tag for tag, _ in tags].count("h1") == 1
     levels = [int(tag[1]) for tag, _ in tags if re.fullmatch(r"h[1-6]", tag)]
-    assert all(b <= a + 1 for a, b in zip(levels, levels[1:]))
+    assert all(b <= a + 1 for a, b in pairwise(levels))
     assert all(attributes.get("alt") for tag, attributes in tags if tag == "img")
-    assert all(attributes.get("aria-label") or attributes.get("aria-hidden") for tag, attributes in tags if tag == "svg")
+    assert all(
+        attributes.get("aria-label") or attributes.get("aria-hidden") for tag, attributes in tags if tag == "svg"
+    )
     assert all("scope" in attributes or attributes.get("class") == "corner" for tag, attributes in tags if tag == "th")
     ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -182,7 +256,12 @@ def test_numbers_are_those_of_the_json(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "words"),
-    [(-0.1, 0.2, "can be chance"), (0.01, 0.2, "better by more than chance"), (-0.3, -0.1, "beats this model"), (None, None, "can be chance")],
+    [
+        (-0.1, 0.2, "can be chance"),
+        (0.01, 0.2, "better by more than chance"),
+        (-0.3, -0.1, "beats this model"),
+        (None, None, "can be chance"),
+    ],
 )
 def test_baseline_is_compared_honestly(tmp_path: Path, low: float | None, high: float | None, words: str) -> None:
     inputs = inputs_of(tmp_path)
@@ -230,14 +309,23 @@ def test_several_heads_and_labels(tmp_path: Path) -> None:
     inputs = inputs_of(tmp_path, *heads)
     text = drawn(inputs)
     parsed(text)
-    for words in ("Mean over heads", "Confusion matrix (color)", "ROC (color)", "Labels (marks)", "Pictures per class: marks", "&lt;r&gt;"):
+    for words in (
+        "Mean over heads",
+        "Confusion matrix (color)",
+        "ROC (color)",
+        "Labels (marks)",
+        "Pictures per class: marks",
+        "&lt;r&gt;",
+    ):
         assert words in text
 
 
 def test_size_is_bounded(tmp_path: Path) -> None:
     heads = [head(tuple(f"class {i} {'x' * 200}" for i in range(50)), name=f"head{k}") for k in range(6)]
     noise = np.random.default_rng(0)
-    inputs = inputs_of(tmp_path, *heads, picture=lambda name: Image.fromarray(noise.integers(0, 256, (400, 300, 3), dtype=np.uint8)))
+    inputs = inputs_of(
+        tmp_path, *heads, picture=lambda name: Image.fromarray(noise.integers(0, 256, (400, 300, 3), dtype=np.uint8))
+    )
     text = drawn(inputs)
     parsed(text)
     assert len(text.encode()) < 4_000_000
@@ -274,7 +362,11 @@ def test_markdown_has_the_same_words(tmp_path: Path) -> None:
     text = page_markdown(build_page(inputs))
     assert "<script>" not in text
     assert f"{inputs.evaluations['test']['metrics']['accuracy']['value']:.4f}" in text
-    widths = {line.count("|") - line.count("\\|") for line in text.split("### Metrics")[1].split("###")[0].splitlines() if line.startswith("|")}
+    widths = {
+        line.count("|") - line.count("\\|")
+        for line in text.split("### Metrics")[1].split("###")[0].splitlines()
+        if line.startswith("|")
+    }
     assert len(widths) == 1
 
 
@@ -287,7 +379,17 @@ def test_lines_with_gaps_and_odd_ranges() -> None:
             assert "nan" not in text.split("aria-label")[1].split(">", 1)[1]
 
 
-@pytest.mark.parametrize(("value", "text"), [(1.0, "100.0 %"), (0.99996, "99.996 %"), (0.98885, "98.9 %"), (0.0, "0.0 %"), (1 - 1e-9, "over 99.999 %"), (None, "undefined")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1.0, "100.0 %"),
+        (0.99996, "99.996 %"),
+        (0.98885, "98.9 %"),
+        (0.0, "0.0 %"),
+        (1 - 1e-9, "over 99.999 %"),
+        (None, "undefined"),
+    ],
+)
 def test_percent_never_rounds_up_to_perfect(value: float | None, text: str) -> None:
     assert percent(value).replace("\N{NO-BREAK SPACE}", " ") == text
 

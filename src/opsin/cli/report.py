@@ -29,4 +29,8 @@ def command(
 
     opened = Run(run)
     path = report_run(opened, out)
-    emit({"run": str(opened.path), "report": path, "markdown": path.with_suffix(".md"), "bytes": path.stat().st_size}, json, lambda: str(path))
+    emit(
+        {"run": str(opened.path), "report": path, "markdown": path.with_suffix(".md"), "bytes": path.stat().st_size},
+        json,
+        lambda: str(path),
+    )

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from opsin.data.catalog import Entry, Table, catalog
+from opsin.data.entries import Entry, Table, catalog
 from opsin.data.fetch import Patience, Progress, checksum, fetch
 from opsin.errors import DataError
 

@@ -44,7 +44,7 @@ SETTINGS = {
 }
 FAULTS = {
     "leak": "exact-duplicate-across-splits",
-    "wrong label": "suspect-labels",
+    "wrong label": "suspect-label",
     "broken file": "unreadable-file",
 }
 
@@ -109,8 +109,11 @@ def classify(folder: Path, say: Say) -> Story:
     _say_metrics(story.evaluation, say)
     story.report = str(report_run(whole))
     say(f"Report: {story.report}")
-    story.export = export_run(whole, "onnx")
-    say(f"Exported to {story.export['folder']}: largest difference from the model {story.export['max_relative_error']:.1e}, flipped decisions {story.export['flipped']}.")
+    exported = export_run(whole, "onnx")[0]
+    story.export = exported.to_dict()
+    parity = exported.parity
+    pictures = sum(parity.compared.values())
+    say(f"Exported to {exported.folder}: compared on {pictures} inputs, largest relative difference {parity.max_relative:.1e}, {len(parity.flipped)} decisions flipped.")
     some = [str(p) for p in sorted((folder / "digits" / "test").rglob("*.png"))[::90]]
     found = predict_files(whole.bundle, some, save=folder / "predicted")
     story.predictions = found.to_dict()["predictions"]

@@ -74,8 +74,8 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._sweep()
         place = self.folder / f"step-{step:08d}"
-        if place.exists():
-            shutil.rmtree(place)
+        if place.exists():  # complete, and to resume from it leads to the same end; replacing it could lose both
+            return place
         aside = self.folder / f".step-{step:08d}.partial"
         aside.mkdir()
         data = dump_tensors(contiguous(tensors))
@@ -107,13 +107,16 @@ class Store:
         try:
             record = json.loads((place / "state.json").read_text(encoding="utf-8"))
             data = (place / "tensors.safetensors").read_bytes()
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{place} is not a readable checkpoint ({error}).{self._others(place)}") from error
-        if record.get("version") != VERSION:
-            raise CheckpointError(f"{place} has format version {record.get('version')!r}; this opsin reads {VERSION}.")
-        if hashlib.sha256(data).hexdigest() != record["sha256"]:
+            version, checksum, state = record["version"], record["sha256"], record["state"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{place / 'state.json'} or the tensors beside it cannot be read ({type(error).__name__}: {error}).{self._others(place)}"
+            ) from error
+        if version != VERSION:
+            raise CheckpointError(f"{place} has format version {version!r}; this opsin reads {VERSION}.")
+        if hashlib.sha256(data).hexdigest() != checksum:
             raise CheckpointError(f"{place / 'tensors.safetensors'} is damaged: its checksum differs.{self._others(place)}")
-        return load_tensors(data), record["state"]
+        return load_tensors(data), state
 
     def _others(self, bad: Path) -> str:
         good = [p.name for p in self.list() if p != bad]

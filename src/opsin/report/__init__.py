@@ -1,4 +1,4 @@
-"""One self-contained page about a run: what data, what model, how good, how sure, where it goes wrong, how to repeat it."""
+"""One self-contained page about a run: what data, what model, how good, where it goes wrong, how to repeat it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from opsin.engine.checkpoint import write_durably
 from opsin.errors import ConfigError
 from opsin.report.build import build_page
 from opsin.report.html import MARK, page_html
-from opsin.report.inputs import ReportInputs
+from opsin.report.inputs import ReportInputs, no_picture
 from opsin.report.markdown import MARK as MARKDOWN_MARK
 from opsin.report.markdown import page_markdown
 
@@ -40,4 +40,4 @@ def write_report(inputs: ReportInputs, path: Path) -> Path:
     return path
 
 
-__all__ = ["ReportInputs", "build_page", "page_html", "page_markdown", "write_report"]
+__all__ = ["ReportInputs", "build_page", "no_picture", "page_html", "page_markdown", "write_report"]

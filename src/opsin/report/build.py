@@ -61,5 +61,7 @@ def _tiles(inputs: ReportInputs, history: History) -> list[tuple[str, str]]:
     seconds = inputs.state.get("seconds") or sum(e.get("seconds") or 0 for e in history.epochs)
     if seconds:
         tiles.append((words.duration(seconds), "training time"))
-    tiles.append((str(len(inputs.looks)), "look at the test part" if len(inputs.looks) == 1 else "looks at the test part"))
+    tiles.append(
+        (str(len(inputs.looks)), "look at the test part" if len(inputs.looks) == 1 else "looks at the test part")
+    )
     return tiles

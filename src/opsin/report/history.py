@@ -67,11 +67,17 @@ def charts(history: History, monitor: str | None, best_epoch: int | None) -> lis
     scale = history.steps_per_epoch or 1.0
     x_title = "epoch" if history.steps_per_epoch else "step"
     mark = None if best_epoch is None else (best_epoch + 1.0, f"kept: epoch {best_epoch + 1}")
-    found = [_loss(history, scale, x_title), _metric(history, scale, x_title, monitor, mark), _rate(history, scale, x_title)]
+    found = [
+        _loss(history, scale, x_title),
+        _metric(history, scale, x_title, monitor, mark),
+        _rate(history, scale, x_title),
+    ]
     return [chart for chart in found if any(len(line.x) > 1 or line.dots for line in chart.lines)]
 
 
-def _series(events: Events, scale: float, key: str, name: str | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _series(
+    events: Events, scale: float, key: str, name: str | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Positions and values of what is there and finite."""
     pairs = []
     for event in events:
@@ -82,7 +88,9 @@ def _series(events: Events, scale: float, key: str, name: str | None = None) -> 
     return table[:, 0], table[:, 1]
 
 
-def thinned(x: NDArray[np.float64], y: NDArray[np.float64], most: int = POINTS) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def thinned(
+    x: NDArray[np.float64], y: NDArray[np.float64], most: int = POINTS
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """At most `most` points, each the mean of neighbors."""
     if len(x) <= most:
         return x, y
@@ -97,7 +105,9 @@ def _loss(history: History, scale: float, x_title: str) -> Chart:
         label = "training" if len(names) == 1 else f"training, {name}"
         if len(names) == 1:
             lines.append(Line("each step", *thinned(*_series(history.steps, scale, "loss", name)), faint=True))
-        lines.append(Line(label, *thinned(*_series(history.epochs, scale, "loss", name)), dots=len(history.epochs) <= 40))
+        lines.append(
+            Line(label, *thinned(*_series(history.epochs, scale, "loss", name)), dots=len(history.epochs) <= 40)
+        )
     x, y = _series([e for e in history.evaluations if e.get("part") == "val"], scale, "metrics", "log_loss")
     if len(x) and len(names) == 1:
         lines.append(Line("validation", *thinned(x, y), dots=len(x) <= 40))

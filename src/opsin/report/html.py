@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,21 @@ from PIL import Image
 
 from opsin.report import svg
 from opsin.report.content import Block, Chapter, Chart, Commands, Counts, Facts, Headline, Intervals, Line, Page, Text
+from opsin.report.inputs import no_picture
 from opsin.report.svg import clean
 from opsin.report.thumbnails import Thumbnails
 from opsin.report.words import known, number, percent
 from opsin.results.section import Curve, Gallery, Matrix, Note, Picture, Table
 
 LIMIT = 3_800_000  # bytes of the whole file
-CELLS = 60_000  # of all tables and matrices together
+WORDS = 2_000_000  # bytes of all tables, matrices and captions together
 ROWS = 400  # of one table
 OPEN_ROWS = 30  # of a table that are seen without unfolding it
 LONGEST = 400  # characters of a cell or caption
 NUMBERED = 16  # classes up to which a matrix prints its numbers
 MARK = "<meta name='generator' content='opsin report'>"
+SHORT = 60  # characters of a class name in a matrix
+STRONG = 0.55  # strength of a color from which on the number on it is light
 LONG_WORD = 26  # characters from which on a word may be broken anywhere
 _NUMERIC = re.compile(r"[+\N{MINUS SIGN}-]?[\d,]+\.\d+( to [+\N{MINUS SIGN}-]?[\d,]+\.\d+)?")
 _LEVELS = {"error": "Error", "warning": "Warning", "info": "Note"}
@@ -32,7 +35,7 @@ _PARTS = {"train": "training", "val": "validation", "test": "test"}
 
 def page_html(page: Page, picture: Callable[[str], Image.Image | None], limit: int = LIMIT) -> str:
     """The page as text of at most about `limit` bytes: pictures take what words and numbers leave."""
-    bare = _draw(page, Thumbnails(lambda name: None, 0))
+    bare = _draw(page, Thumbnails(no_picture, 0))
     return _draw(page, Thumbnails(picture, limit - len(bare.encode())))
 
 
@@ -43,8 +46,9 @@ def _draw(page: Page, thumbnails: Thumbnails) -> str:
     tiles = "".join(f"<li><b>{clean(v)}</b><span>{clean(k)}</span></li>" for v, k in page.tiles)
     sentences = "".join(f"<p>{clean(s)}</p>" for s in page.sentences)
     body = (
-        f"<header><p class='brand'>opsin report</p><h1>{clean(page.title)}</h1><p class='muted path'>{clean(page.subtitle)}</p>"
-        f"<div class='hero'>{_headline(page.headline)}<div class='said'><p class='verdict'>{clean(page.verdict)}</p>{sentences}</div></div>"
+        f"<header><p class='brand'>opsin report</p><h1>{clean(page.title)}</h1>"
+        f"<p class='muted path'>{clean(page.subtitle)}</p><div class='hero'>{_headline(page.headline)}"
+        f"<div class='said'><p class='verdict'>{clean(page.verdict)}</p>{sentences}</div></div>"
         f"<ul class='tiles'>{tiles}</ul></header>"
         f"<nav aria-label='Contents'><ol>{contents}</ol></nav>"
         f"<main>{''.join(canvas.chapter(c) for c in page.chapters)}</main>"
@@ -52,7 +56,8 @@ def _draw(page: Page, thumbnails: Thumbnails) -> str:
     )
     head = (
         "<meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"{MARK}<meta name='color-scheme' content='light dark'><title>{clean(page.title)}: {clean(page.verdict)}</title><style>{style}</style>"
+        f"{MARK}<meta name='color-scheme' content='light dark'>"
+        f"<title>{clean(page.title)}: {clean(page.verdict)}</title><style>{style}</style>"
     )
     return f"<!doctype html>\n<html lang='en'><head>{head}</head><body>{body}</body></html>\n"
 
@@ -64,10 +69,16 @@ def _headline(one: Headline | None) -> str:
     if one.share is not None:
         value, low, high = one.share
         least, most = _window(low, high)
-        ends = "".join(f"<span>{100 * v:g}{' %' if v == most else ''}</span>" for v in (least, (least + most) / 2, most))
-        bar = svg.interval_bar(value, low, high, least, most, strong=True) + f"<p class='scale' aria-hidden='true'>{ends}</p>"
+        ends = "".join(
+            f"<span>{100 * v:g}{' %' if v == most else ''}</span>" for v in (least, (least + most) / 2, most)
+        )
+        bar = (
+            svg.interval_bar(value, low, high, least, most, strong=True)
+            + f"<p class='scale' aria-hidden='true'>{ends}</p>"
+        )
     sealed = "<p class='sealed'>test part still sealed</p>" if one.sealed else ""
-    return f"<div class='headline'><p class='number'>{clean(one.number)}</p><p class='of'>{clean(one.label)}</p>{bar}{sealed}</div>"
+    number = f"<p class='number'>{clean(one.number)}</p><p class='of'>{clean(one.label)}</p>"
+    return f"<div class='headline'>{number}{bar}{sealed}</div>"
 
 
 def _window(low: float, high: float) -> tuple[float, float]:
@@ -80,14 +91,26 @@ def _window(low: float, high: float) -> tuple[float, float]:
 
 
 class _Canvas:
-    """Draws blocks; counts table cells, so that no data set can make the page too large."""
+    """Draws blocks; counts their bytes, so that no data set can make the page too large."""
 
     def __init__(self, thumbnails: Thumbnails) -> None:
-        self.thumbnails, self.cells = thumbnails, CELLS
+        self.thumbnails, self.left = thumbnails, WORDS
+
+    def take(self, pieces: Iterable[str]) -> list[str]:
+        """Pieces (rows, figures) as long as there is room for them."""
+        found = []
+        for piece in pieces:
+            size = len(piece.encode())
+            if size > self.left:
+                break
+            self.left -= size
+            found.append(piece)
+        return found
 
     def chapter(self, chapter: Chapter) -> str:
         blocks = "".join(self.block(block) for block in chapter.blocks)
-        return f"<section id='{chapter.anchor}'><h2>{clean(chapter.title)}</h2><div class='blocks'>{blocks}</div></section>"
+        title = f"<h2>{clean(chapter.title)}</h2>"
+        return f"<section id='{chapter.anchor}'>{title}<div class='blocks'>{blocks}</div></section>"
 
     def block(self, block: Block) -> str:
         """One block by its kind."""
@@ -98,69 +121,77 @@ class _Canvas:
         return draw[type(block)](block)
 
     def table(self, table: Table) -> str:
-        fits = max(0, self.cells // max(len(table.columns), 1))
-        rows = table.rows[: min(ROWS, fits)]
-        self.cells -= len(rows) * len(table.columns)
+        rows = table.rows[:ROWS]
         kinds = ["t", *(_column_kind([row[k] for row in rows]) for k in range(1, len(table.columns)))]
         head = "".join(f"<th scope='col'{_class(kind)}>{_cut(name)}</th>" for name, kind in zip(table.columns, kinds))
-        lines = [_row(row, kinds, table.columns) for row in rows]
-        dropped = len(table.rows) - len(rows)
-        note = " ".join(filter(None, [table.note, f"{dropped:,} more rows are not shown." if dropped else ""]))
+        lines = self.take(_row(row, kinds, table.columns) for row in rows)
         wide = " wide" if len(table.columns) > 5 or any(len(str(cell)) > 60 for row in rows for cell in row) else ""
-        shown, folded = lines[:OPEN_ROWS], lines[OPEN_ROWS:]
-        body = _scroll(f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(shown)}</tbody></table>") if rows else ""
-        if folded:
-            more = _scroll(f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(folded)}</tbody></table>")
-            body += f"<details><summary>{len(folded):,} more rows</summary>{more}</details>"
-        return _box(table.title, body, note, f"table{wide}")
-
-    def matrix(self, matrix: Matrix) -> str:
-        rows, columns = len(matrix.rows), len(matrix.columns)
-        if rows * columns > self.cells:
-            return _box(matrix.title, "", "Not drawn, to keep this page small.", "matrix")
-        self.cells -= rows * columns
-        same, numbered = matrix.rows == matrix.columns, max(rows, columns) <= NUMBERED
-        turned = max((len(name) for name in matrix.columns), default=0) > (4 if numbered else 1)
-        head = "".join(f"<th scope='col'{' class=turned' if turned else ''}><span>{_cut(name)}</span></th>" for name in matrix.columns)
-        corner = f"<th class='corner'><span>{clean(matrix.row_title)} ↓</span> <span>{clean(matrix.column_title)} →</span></th>"
-        lines = []
-        for i, name in enumerate(matrix.rows):
-            cells = "".join(
-                _heat(float(matrix.values[i, j]), name, matrix.columns[j], same and i == j, same, numbered) for j in range(columns)
-            )
-            lines.append(f"<tr><th scope='row'><span>{_cut(name)}</span></th>{cells}</tr>")
-        kind = "heat" + (" dense" if not numbered else "")
-        body = _scroll(f"<table class='{kind}'><thead><tr>{corner}{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>")
-        return _box(matrix.title, body, matrix.note, "matrix" + (" wide" if max(rows, columns) > NUMBERED else ""))
-
-    def gallery(self, gallery: Gallery) -> str:
-        figures = "".join(self.figure(picture) for picture in gallery.pictures)
-        return _box(gallery.title, f"<div class='gallery'>{figures}</div>" if figures else "", gallery.note, "wide")
-
-    def figure(self, picture: Picture) -> str:
-        image = self.thumbnails(picture.id, f"{picture.caption} {picture.detail}, {picture.id}")
-        detail = f"<span class='detail'>{_cut(picture.detail)}</span>" if picture.detail else ""
-        return (
-            f"<figure>{image}<figcaption><span class='caption'>{_cut(picture.caption)}</span>{detail}"
-            f"<span class='name' title='{clean(picture.id)}'><bdi>{_cut(picture.id)}</bdi></span></figcaption></figure>"
-        )
+        return _folded(table.title, f"<tr>{head}</tr>", lines, len(table.rows), table.note, f"table{wide}")
 
     def counts(self, counts: Counts) -> str:
-        self.cells -= len(counts.rows[:ROWS]) * (len(counts.parts) + 2)
         most = max((sum(numbers) for _, numbers in counts.rows), default=0)
-        head = "".join(f"<th scope='col' class='n'><span class='key {part}'>{_PARTS[part]}</span></th>" for part in counts.parts)
-        lines = [
-            f"<tr><th scope='row'>{_cut(name)}</th>{''.join(f'<td class=n>{n:,}</td>' for n in numbers)}"
+        head = "".join(
+            f"<th scope='col' class='n'><span class='key {part}'>{_PARTS[part]}</span></th>" for part in counts.parts
+        )
+        lines = self.take(
+            f"<tr><th scope='row'{_class(_long(name))}>{_cut(name)}</th>"
+            f"{''.join(f'<td class=n>{n:,}</td>' for n in numbers)}"
             f"<td class='bar'>{svg.stacked_bar(numbers, counts.parts, most)}</td></tr>"
-            for name, numbers in counts.rows[: ROWS if self.cells > 0 else 0]
-        ]
-        top = f"<thead><tr><th scope='col'>class</th>{head}<td class='bar'></td></tr></thead>"
-        body = _scroll(f"<table class='counts'>{top}<tbody>{''.join(lines[:OPEN_ROWS])}</tbody></table>")
-        if lines[OPEN_ROWS:]:
-            more = _scroll(f"<table class='counts'>{top}<tbody>{''.join(lines[OPEN_ROWS:])}</tbody></table>")
-            body += f"<details><summary>{len(lines) - OPEN_ROWS:,} more classes</summary>{more}</details>"
-        dropped = len(counts.rows) - len(lines)
-        return _box(counts.title, body, " ".join(filter(None, [counts.note, f"{dropped:,} more classes are not shown." if dropped else ""])), "table")
+            for name, numbers in counts.rows[:ROWS]
+        )
+        top = f"<tr><th scope='col'>class</th>{head}<td class='bar'></td></tr>"
+        return _folded(counts.title, top, lines, len(counts.rows), counts.note, "table counts")
+
+    def matrix(self, matrix: Matrix) -> str:
+        size, columns = max(len(matrix.rows), len(matrix.columns)), [_cut(name, SHORT) for name in matrix.columns]
+        same, numbered = matrix.rows == matrix.columns, size <= NUMBERED
+        turned = max((len(name) for name in matrix.columns), default=0) > (4 if numbered else 1)
+        head = "".join(
+            f"<th scope='col'{' class=turned' if turned else ''}><span>{name}</span></th>" for name in columns
+        )
+        sides = f"<span>{clean(matrix.row_title)} ↓</span> <span>{clean(matrix.column_title)} →</span>"
+        corner = f"<th class='corner'>{sides}</th>"
+        lines = []
+        for i, name in enumerate(_cut(name, SHORT) for name in matrix.rows):
+            values = matrix.values[i].tolist()
+            cells = "".join(_heat(v, f"{name} → {columns[j]}", same, i == j, numbered) for j, v in enumerate(values))
+            lines.append(f"<tr><th scope='row'><span>{name}</span></th>{cells}</tr>")
+        kind = "heat" + ("" if numbered else " dense")
+        body = _scroll(
+            f"<table class='{kind}'><thead><tr>{corner}{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+        )
+        drawn = _box(matrix.title, body, matrix.note, "matrix" + ("" if numbered else " wide"))
+        return "".join(self.take([drawn])) or _box(matrix.title, "", "Not drawn, to keep this page small.", "matrix")
+
+    def gallery(self, gallery: Gallery) -> str:
+        captions = self.take(_caption(picture) for picture in gallery.pictures)
+        alts = (f"{p.caption} {p.detail}, {p.id}" for p in gallery.pictures)
+        figures = "".join(
+            f"<figure>{self.thumbnails(picture.id, _short(alt))}{caption}</figure>"
+            for picture, alt, caption in zip(gallery.pictures, alts, captions)
+        )
+        dropped = len(gallery.pictures) - len(captions)
+        note = " ".join(filter(None, [gallery.note, f"{dropped:,} more are not shown." if dropped else ""]))
+        return _box(gallery.title, f"<div class='gallery'>{figures}</div>" if figures else "", note, "wide")
+
+
+def _caption(picture: Picture) -> str:
+    detail = f"<span class='detail'>{_cut(picture.detail)}</span>" if picture.detail else ""
+    name = f"<span class='name' title='{_cut(picture.id)}'><bdi>{_cut(picture.id)}</bdi></span>"
+    return f"<figcaption><span class='caption'>{_cut(picture.caption)}</span>{detail}{name}</figcaption>"
+
+
+def _folded(title: str, head: str, lines: Sequence[str], total: int, note: str, kind: str) -> str:
+    """A table of which a long tail is folded away; says how many rows are left out."""
+
+    def table(some: Sequence[str]) -> str:
+        return _scroll(f"<table><thead>{head}</thead><tbody>{''.join(some)}</tbody></table>")
+
+    body = table(lines[:OPEN_ROWS]) if lines else ""
+    if lines[OPEN_ROWS:]:
+        body += f"<details><summary>{len(lines) - OPEN_ROWS:,} more rows</summary>{table(lines[OPEN_ROWS:])}</details>"
+    dropped = f"{total - len(lines):,} more rows are not shown." if total > len(lines) else ""
+    return _box(title, body, " ".join(filter(None, [note, dropped])), kind)
 
 
 def _box(title: str, body: str, note: str = "", kind: str = "") -> str:
@@ -172,9 +203,17 @@ def _scroll(table: str) -> str:
     return f"<div class='scroll' tabindex='0'>{table}</div>"
 
 
-def _cut(value: object) -> str:
-    text = str(value)
-    return clean(text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
+def _short(text: str, most: int = LONGEST) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _cut(value: object, most: int = LONGEST) -> str:
+    return clean(_short(str(value), most))
+
+
+def _long(text: object) -> str:
+    """The class of cells that hold a word which must be broken somewhere."""
+    return " long" if isinstance(text, str) and any(len(word) >= LONG_WORD for word in text.split()) else ""
 
 
 def _class(kind: str) -> str:
@@ -203,7 +242,7 @@ def _looks_numeric(cell: Any) -> bool:
 def _row(row: Sequence[Any], kinds: Sequence[str], columns: Sequence[str]) -> str:
     cells = []
     for place, (cell, kind) in enumerate(zip(row, kinds)):
-        long = " long" if isinstance(cell, str) and any(len(word) >= LONG_WORD for word in cell.split()) else ""
+        long = _long(cell)
         if place == 0:
             cells.append(f"<th scope='row'{_class(long)}>{_cell(cell)}</th>")
         elif kind == "n share" and cell is not None:
@@ -221,24 +260,25 @@ def _cell(cell: Any) -> str:
     return f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else _cut(cell)
 
 
-def _heat(value: float, row: str, column: str, diagonal: bool, same: bool, numbered: bool) -> str:
+def _heat(value: float, where: str, same: bool, diagonal: bool, numbered: bool) -> str:
     """A cell of a matrix: what lies off the diagonal of a square one has another color, and is drawn stronger."""
     if not math.isfinite(value):
         return "<td></td>"
-    share = 0 <= value <= 1
-    strength = min(max(value, 0.0), 1.0) if diagonal or not same else math.sqrt(min(max(value, 0.0), 1.0))
-    said = percent(value) if share else number(value)
-    shown = (f"{100 * value:.0f}" if value >= 0.0095 else f"{100 * value:.1g}") if share and value > 0 else "" if share else number(value)
-    kind = "d" if diagonal or not same else "o"
-    strong = " s" if strength > 0.55 else ""
-    inner = f"<span>{shown}</span>" if numbered else ""
+    share, wrong = 0 <= value <= 1, same and not diagonal
+    strength = min(max(value, 0.0), 1.0)
+    strength = math.sqrt(strength) if wrong else strength
+    shown = (f"{100 * value:.0f}" if value >= 0.0095 else f"{100 * value:.1g}") if share else number(value)
+    inner = f"<span>{shown}</span>" if numbered and value != 0 else ""
+    strong = " s" if strength > STRONG else ""
     style = f" style='--v:{strength:.2f}'" if strength > 0 else ""
-    return f"<td class='{kind}{strong}'{style} title='{clean(row)} → {clean(column)}: {said}'>{inner}</td>"
+    said = percent(value) if share else number(value)
+    return f"<td class='{'o' if wrong else 'd'}{strong}'{style} title='{where}: {said}'>{inner}</td>"
 
 
 def _note(note: Note) -> str:
     level = note.level if note.level in _LEVELS else "info"
-    return f"<article class='note {level}'><h3><span class='badge {level}'>{_LEVELS[level]}</span> <code>{clean(note.code)}</code></h3><p>{_cut(note.text)}</p></article>"
+    title = f"<span class='badge {level}'>{_LEVELS[level]}</span> <code>{clean(note.code)}</code>"
+    return f"<article class='note {level}'><h3>{title}</h3><p>{_cut(note.text)}</p></article>"
 
 
 def _paragraph(block: Text) -> str:
@@ -265,7 +305,12 @@ def _curve(curve: Curve) -> str:
     ends = [v for line in lines for v in (*line.x.tolist(), *line.y.tolist()) if known(v)]
     unit = curve.diagonal and bool(ends) and min(ends) >= 0 and max(ends) <= 1
     drawn = svg.line_chart(
-        lines, title=curve.title, x_title=curve.x_title, y_title=curve.y_title, diagonal=curve.diagonal, unit_square=unit
+        lines,
+        title=curve.title,
+        x_title=curve.x_title,
+        y_title=curve.y_title,
+        diagonal=curve.diagonal,
+        unit_square=unit,
     )
     return _box(curve.title, drawn, curve.note, "chart")
 
@@ -276,8 +321,16 @@ def _intervals(block: Intervals) -> str:
         value = percent(one.value) if block.shares else number(one.value)
         bar = svg.interval_bar(one.value, one.low, one.high, block.least, block.most, strong=one.strong)
         lines.append(
-            f"<tr{' class=strong' if one.strong else ''}><th scope='row'>{_cut(one.name)}</th><td class='bar'>{bar}</td>"
-            f"<td class='n'>{value}</td><td class='t'>{_cut(one.detail)}</td></tr>"
+            f"<tr{' class=strong' if one.strong else ''}><th scope='row'>{_cut(one.name)}</th>"
+            f"<td class='bar'>{bar}</td><td class='n'>{value}</td><td class='t'>{_cut(one.detail)}</td></tr>"
         )
-    axis = f"<tr><th scope='col'>method</th><td class='bar'></td><th scope='col' class='n'>value</th><th scope='col' class='t'>{clean(block.detail_title)}</th></tr>"
-    return _box(block.title, _scroll(f"<table class='intervals'><thead>{axis}</thead><tbody>{''.join(lines)}</tbody></table>"), block.note, "wide")
+    axis = (
+        "<tr><th scope='col'>method</th><td class='bar'></td><th scope='col' class='n'>value</th>"
+        f"<th scope='col' class='t'>{clean(block.detail_title)}</th></tr>"
+    )
+    return _box(
+        block.title,
+        _scroll(f"<table class='intervals'><thead>{axis}</thead><tbody>{''.join(lines)}</tbody></table>"),
+        block.note,
+        "wide",
+    )

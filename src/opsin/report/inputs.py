@@ -1,4 +1,4 @@
-"""What a report is made from: plain values, so that it can be made of a run, or of anything that kept the same facts."""
+"""What a report is made from: plain values, so that it can be made of a run, or of anything with the same facts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from opsin.results.section import Note
 from opsin.task import Task
 
 ON_VALIDATION = "val"
+
+
+def no_picture(name: str) -> None:
+    """For reports without pictures."""
+    del name
 
 
 @dataclass
@@ -47,7 +52,7 @@ class ReportInputs:
     rows: Mapping[str, Rows] = field(default_factory=dict)
     metrics: Path | None = None
     task: Task[Any] | None = None
-    picture: Callable[[str], Image.Image | None] = lambda name: None
+    picture: Callable[[str], Image.Image | None] = no_picture
     notes: Sequence[Note] = ()
 
     @property
@@ -72,7 +77,11 @@ class ReportInputs:
         if not metrics:
             return {}
         train = self.state.get("train", {})
-        gap = {k: train[k] - one["value"] for k, one in metrics.items() if train.get(k) is not None and one["value"] is not None}
+        gap = {
+            k: train[k] - one["value"]
+            for k, one in metrics.items()
+            if train.get(k) is not None and one["value"] is not None
+        }
         samples = max((one["n"] for one in metrics.values()), default=0)
         return {"split": ON_VALIDATION, "samples": samples, "metrics": metrics, "train": train, "gap": gap}
 

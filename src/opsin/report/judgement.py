@@ -28,21 +28,28 @@ def warnings_chapter(inputs: ReportInputs, history: History) -> Chapter:
 def _notes(inputs: ReportInputs, history: History) -> Iterator[Note]:
     status = inputs.state.get("status", "new")
     if status == "done" and inputs.state.get("stopped") not in (None, "done"):
-        yield Note("stopped", f"Training ended early: {inputs.state['stopped']} ({progress(history, inputs.state)}).", "info")
+        yield Note(
+            "stopped", f"Training ended early: {inputs.state['stopped']} ({progress(history, inputs.state)}).", "info"
+        )
     elif status != "done":
         resume = f"opsin train --resume {shlex.quote(inputs.run)}"
-        said = {"failed": "failed", "interrupted": "was interrupted", "running": "is running, or was killed"}.get(status, "has not begun")
-        yield Note("unfinished", f"Training {said} after {progress(history, inputs.state)}; this page shows what there is. Go on: {resume}")
+        said = {"failed": "failed", "interrupted": "was interrupted", "running": "is running, or was killed"}.get(
+            status, "has not begun"
+        )
+        yield Note(
+            "unfinished",
+            f"Training {said} after {progress(history, inputs.state)}; this page shows what there is. Go on: {resume}",
+        )
     if inputs.finished and "test" not in inputs.evaluations and inputs.data.get("sizes", {}).get("test"):
         sealed = inputs.data["sizes"]["test"]
         held = " The numbers on this page are of the validation part." if inputs.part == "val" else ""
-        text = f"The test part ({words.count(sealed, 'picture')}) is still sealed for this run.{held} Open it: {evaluate_command(inputs)}"
-        yield Note("sealed", text, "info")
+        text = f"The test part ({words.count(sealed, 'picture')}) is still sealed for this run.{held} Open it: "
+        yield Note("sealed", text + evaluate_command(inputs), "info")
     if len(inputs.looks) > MANY_LOOKS:
         yield Note(
             "many_looks",
-            f"This test part has been looked at {len(inputs.looks)} times. Every choice made after a look makes the number "
-            "a little too good. Choose between models on the validation part.",
+            f"This test part has been looked at {len(inputs.looks)} times. Every choice made after a look makes "
+            "the number a little too good. Choose between models on the validation part.",
         )
     yield from inputs.notes
     for one in inputs.judged.get("warnings", []):
@@ -64,7 +71,12 @@ def _looks(inputs: ReportInputs) -> Block:
     if not inputs.looks:
         return Table(title, ("when", "run", "result"), (), "Nobody has looked at this test part yet.")
     rows = tuple(
-        (words.moment(look["date"]), look["run"], look["command"], f"{look['metric']} {words.number(look['value'])}" if look.get("metric") else "")
+        (
+            words.moment(look["date"]),
+            look["run"],
+            look["command"],
+            f"{look['metric']} {words.number(look['value'])}" if look.get("metric") else "",
+        )
         for look in inputs.looks
     )
     note = "The count belongs to the data, not to this run: every evaluation of any run on this test part is in it."
@@ -127,8 +139,18 @@ def _baselines(inputs: ReportInputs) -> list[Block]:
     for method, one in tried.items():
         metric, difference = one["metrics"].get(name, {}), one["difference"]
         if words.known(metric.get("value")):
-            verdict = {"better": "the model is better", "worse": "the model is worse"}.get(outcome(inputs, difference), "may be chance")
-            entries.append(Interval(method, metric["value"], metric["low"], metric["high"], detail=f"{_difference(difference, shares)}: {verdict}"))
+            verdict = {"better": "the model is better", "worse": "the model is worse"}.get(
+                outcome(inputs, difference), "may be chance"
+            )
+            entries.append(
+                Interval(
+                    method,
+                    metric["value"],
+                    metric["low"],
+                    metric["high"],
+                    detail=f"{_difference(difference, shares)}: {verdict}",
+                )
+            )
     own = inputs.judged["metrics"][name]
     if not entries or not words.known(own["value"]):
         return []
@@ -136,15 +158,24 @@ def _baselines(inputs: ReportInputs) -> list[Block]:
     entries.append(Interval("this model", own["value"], own["low"], own["high"], strong=True))
     ends = [v for e in entries for v in (e.value, e.low, e.high) if v is not None]
     least, most = (0.0, 1.0) if shares else (min(ends), max(ends))
-    note = "Simple methods learned from the same training part and judged on the same pictures; differences are paired. Strokes are values, bands 95 % intervals."
-    return [Intervals(f"Against simple methods: {name}", tuple(entries), least, most, shares, "the model is ahead by", note)]
+    note = (
+        "Simple methods learned from the same training part and judged on the same pictures; differences are paired. "
+        "Strokes are values, bands 95 % intervals."
+    )
+    return [
+        Intervals(f"Against simple methods: {name}", tuple(entries), least, most, shares, "the model is ahead by", note)
+    ]
 
 
 def _difference(difference: Mapping[str, Any], shares: bool) -> str:
     if not words.known(difference.get("value")):
         return "undefined"
     show = words.points if shares else words.signed
-    ends = f" ({show(difference['low'])} to {show(difference['high'])})" if words.known(difference.get("low")) and words.known(difference.get("high")) else ""
+    ends = (
+        f" ({show(difference['low'])} to {show(difference['high'])})"
+        if words.known(difference.get("low")) and words.known(difference.get("high"))
+        else ""
+    )
     return f"{show(difference['value'])}{' points' if shares else ''}{ends}"
 
 
@@ -152,7 +183,14 @@ def _other_data(inputs: ReportInputs, others: Mapping[str, Mapping[str, Any]]) -
     name, rows = inputs.monitor or "", []
     for part, one in others.items():
         metric = one["metrics"].get(name, {})
-        rows.append((part.removeprefix("other-"), one.get("samples"), words.number(metric.get("value")), words.interval(metric) or "none"))
+        rows.append(
+            (
+                part.removeprefix("other-"),
+                one.get("samples"),
+                words.number(metric.get("value")),
+                words.interval(metric) or "none",
+            )
+        )
     return Table("On other data", ("data", "pictures", name, words.LEVEL), tuple(rows))
 
 

@@ -20,9 +20,9 @@ LONGEST = 200
 
 def page_markdown(page: Page) -> str:
     """The page as text."""
-    lines = [MARK, f"# {_text(page.title)}", "", _text(page.subtitle), "", f"**{_text(page.verdict)}**", ""]
+    lines = [MARK, f"# {_text(page.title)}", "", _text(page.subtitle), "", f"**{_text(page.verdict, 1000)}**", ""]
     for sentence in page.sentences:
-        lines += [_text(sentence), ""]
+        lines += [_text(sentence, 1000), ""]
     lines += [" · ".join(f"{_text(value)} {_text(name)}" for value, name in page.tiles), ""]
     for chapter in page.chapters:
         lines += [f"## {_text(chapter.title)}", ""]
@@ -31,10 +31,10 @@ def page_markdown(page: Page) -> str:
     return "\n".join([*lines, _text(page.footer), ""])
 
 
-def _text(value: object) -> str:
+def _text(value: object, most: int = LONGEST) -> str:
     """Text in which nothing is markup, on one line."""
     text = " ".join(str(value).encode("utf-8", "replace").decode().split())
-    text = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    text = text if len(text) <= most else text[: most - 1] + "…"
     for sign in "\\`*_[]|#<>":
         text = text.replace(sign, {"<": "&lt;", ">": "&gt;"}.get(sign, "\\" + sign))
     return text
@@ -42,7 +42,7 @@ def _text(value: object) -> str:
 
 def _block(block: Block) -> Iterator[str]:
     if isinstance(block, Note):
-        yield f"- {block.level} `{_code(block.code)}`: {_text(block.text) if len(block.text) <= LONGEST else _text(block.text[:LONGEST])}"
+        yield f"- {block.level} `{_code(block.code)}`: {_text(block.text, 400)}"
     elif isinstance(block, Text):
         yield _text(block.text)
     elif isinstance(block, Commands):
@@ -52,17 +52,29 @@ def _block(block: Block) -> Iterator[str]:
     elif isinstance(block, Table):
         yield from _table(block.title, block.columns, block.rows, block.note)
     elif isinstance(block, Counts):
-        yield from _table(block.title, ("class", *block.parts), [(name, *counts) for name, counts in block.rows], block.note)
+        yield from _table(
+            block.title, ("class", *block.parts), [(name, *counts) for name, counts in block.rows], block.note
+        )
     elif isinstance(block, Intervals):
         show = percent if block.shares else number
-        rows = [(r.name, show(r.value), f"{show(r.low)} to {show(r.high)}" if r.low is not None else "none", r.detail) for r in block.rows]
+        rows = [
+            (r.name, show(r.value), f"{show(r.low)} to {show(r.high)}" if r.low is not None else "none", r.detail)
+            for r in block.rows
+        ]
         yield from _table(block.title, ("method", "value", "95 % interval", block.detail_title), rows, block.note)
     elif isinstance(block, Matrix) and max(block.values.shape) <= SMALL:
-        rows = [(name, *(percent(v) if v else "" for v in values.tolist())) for name, values in zip(block.rows, block.values)]
-        yield from _table(block.title, (f"{block.row_title} / {block.column_title}", *block.columns), rows, block.note)
+        corner = f"{block.row_title} / {block.column_title}"
+        lines = [
+            (name, *(percent(v) if v else "" for v in row.tolist())) for name, row in zip(block.rows, block.values)
+        ]
+        yield from _table(block.title, (corner, *block.columns), lines, block.note)
     elif isinstance(block, Gallery):
         shown = block.pictures[:PICTURES]
-        yield from [f"### {_text(block.title)}", "", *(f"- `{_code(p.id)}`: {_text(p.caption)} {_text(p.detail)}" for p in shown)]
+        yield from [
+            f"### {_text(block.title)}",
+            "",
+            *(f"- `{_code(p.id)}`: {_text(p.caption)} {_text(p.detail)}" for p in shown),
+        ]
     elif isinstance(block, Chart | Curve):
         yield from _lines(block)
 
@@ -96,4 +108,5 @@ def _lines(block: Chart | Curve) -> Iterator[str]:
         finite = np.flatnonzero(np.isfinite(y))
         if len(finite):
             first, last = finite[0], finite[-1]
-            yield f"- {_text(name)}: {y[first]:.4g} at {x[first]:.4g}, {y[last]:.4g} at {x[last]:.4g} ({_text(block.x_title)})"
+            ends = ", ".join(f"{y[i]:.4g} at {x[i]:.4g}" for i in (first, last))
+            yield f"- {_text(name)}: {ends} ({_text(block.x_title)})"

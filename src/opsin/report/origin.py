@@ -42,7 +42,10 @@ def data_chapter(inputs: ReportInputs) -> Chapter | None:
         ("Format", str(data.get("format"))),
         ("Pictures", f"{data.get('samples', 0):,}: " + ", ".join(f"{sizes.get(p, 0):,} {NAMES[p]}" for p in PARTS)),
         ("Pixels", _pixels(spec)),
-        ("Conversions when read", ", ".join(f"{name}: {n:,} of those sampled" for name, n in data.get("conversions", {}).items()) or "none"),
+        (
+            "Conversions when read",
+            ", ".join(f"{name}: {n:,} of those sampled" for name, n in data.get("conversions", {}).items()) or "none",
+        ),
         ("Split", str(data.get("split", {}).get("method", "unknown"))),
         ("Groups kept together", str(split.get("group") or "none declared")),
         ("Left out", words.count(len(data.get("skipped", {})), "file")),
@@ -54,7 +57,9 @@ def data_chapter(inputs: ReportInputs) -> Chapter | None:
     blocks: list[Block] = [Facts("Data card", tuple(pairs)), *_counts(data)]
     skipped = list(data.get("skipped", {}).items())
     if skipped:
-        blocks.append(Table("Files left out", ("file", "reason"), tuple(skipped[:SHOWN]), _rest(len(skipped), "data.json")))
+        blocks.append(
+            Table("Files left out", ("file", "reason"), tuple(skipped[:SHOWN]), _rest(len(skipped), "data.json"))
+        )
     problems = data.get("problems", [])
     if problems:
         rows = tuple((p["level"], p["where"], p["message"]) for p in problems[:SHOWN])
@@ -67,7 +72,9 @@ def _rest(total: int, file: str) -> str:
 
 
 def _pixels(spec: Mapping[str, Any]) -> str:
-    channels = {1: "gray", 2: "gray with alpha", 3: "RGB", 4: "RGB with alpha"}.get(spec.get("channels", 0), f"{spec.get('channels')} channels")
+    channels = {1: "gray", 2: "gray with alpha", 3: "RGB", 4: "RGB with alpha"}.get(
+        spec.get("channels", 0), f"{spec.get('channels')} channels"
+    )
     low, high = spec.get("range", (0, 0))
     return f"{channels}, {spec.get('dtype')}, values {low:g} to {high:g}"
 
@@ -77,7 +84,9 @@ def _counts(data: Mapping[str, Any]) -> Iterator[Counts]:
     for head in data.get("heads", []):
         by_part = {part: counts.get(part, {}).get(head["name"], {}) for part in PARTS}
         parts = tuple(part for part in PARTS if any(by_part[part].values()))
-        rows = tuple((name, tuple(int(by_part[part].get(name, 0)) for part in parts)) for name in head.get("class_names") or ())
+        rows = tuple(
+            (name, tuple(int(by_part[part].get(name, 0)) for part in parts)) for name in head.get("class_names") or ()
+        )
         if rows and parts:
             title = "Pictures per class" if len(data["heads"]) == 1 else f"Pictures per class: {head['name']}"
             note = "Several labels may hold for one picture." if head.get("kind") == "multi" else ""
@@ -101,16 +110,27 @@ def _model_card(inputs: ReportInputs) -> Iterator[Block]:
         ("Architecture", str(model.get("name")) + (f" {json.dumps(model['kwargs'])}" if model.get("kwargs") else "")),
         ("Task", str(inputs.recipe.get("task_name"))),
         ("Parameters", f"{state['parameters']:,}" if state.get("parameters") is not None else "not counted yet"),
-        ("Input", f"{' × '.join(str(s) for s in size)} pixels (height × width), {words.count(model.get('in_channels') or 0, 'channel')}"),
+        (
+            "Input",
+            f"{' × '.join(str(s) for s in size)} pixels (height × width), "
+            f"{words.count(model.get('in_channels') or 0, 'channel')}",
+        ),
         ("Starting weights", _weights(inputs)),
-        ("Kept from", f"epoch {state['best']['epoch'] + 1}, the best on validation" if (state.get("best") or {}).get("epoch") is not None else "the end of training"),
+        (
+            "Kept from",
+            f"epoch {state['best']['epoch'] + 1}, the best on validation"
+            if (state.get("best") or {}).get("epoch") is not None
+            else "the end of training",
+        ),
         ("Trained in", str(effective.get("precision", "unknown"))),
         ("Judged in", str(bundle.get("precision", "fp32"))),
         ("License of the weights", _license(bundle)),
     ]
     if settings.get("mean") and settings.get("std"):
         normal = [" ".join(f"{v:.4f}" for v in settings[name]) for name in ("mean", "std")]
-        pairs.insert(4, ("Normalized inside the model", f"mean {normal[0]}, deviation {normal[1]} (shares of the range)"))
+        pairs.insert(
+            4, ("Normalized inside the model", f"mean {normal[0]}, deviation {normal[1]} (shares of the range)")
+        )
     if bundle.get("weights", {}).get("sha256"):
         pairs.append(("SHA-256 of the weights", bundle["weights"]["sha256"]))
     yield Facts("Model card", tuple(pairs))
@@ -122,7 +142,11 @@ def _weights(inputs: ReportInputs) -> str:
     if named == "none":
         return "none: trained from scratch"
     report = (inputs.state.get("weights") or {}).get("report", {})
-    said = f", {len(report['loaded'])} tensors loaded, {len(report['missing'])} new" if "loaded" in report and "missing" in report else ""
+    said = (
+        f", {len(report['loaded'])} tensors loaded, {len(report['missing'])} new"
+        if "loaded" in report and "missing" in report
+        else ""
+    )
     license_name = f", license {report['license']}" if report.get("license") else ""
     return f"{named}{said}{license_name}"
 
@@ -136,7 +160,9 @@ def _thresholds(settings: Mapping[str, Any]) -> Iterator[Table]:
     for head in settings.get("heads") or ():
         if head.get("thresholds") and head.get("kind") == "single":
             rows = tuple(zip(head["class_names"], (round(float(t), 4) for t in head["thresholds"])))
-            yield Table(f"Operating point: {head['name']}", ("class", "said from"), rows, "Chosen on the validation part.")
+            yield Table(
+                f"Operating point: {head['name']}", ("class", "said from"), rows, "Chosen on the validation part."
+            )
 
 
 def _cost(inputs: ReportInputs, history: History) -> Iterator[Facts]:
@@ -150,9 +176,19 @@ def _cost(inputs: ReportInputs, history: History) -> Iterator[Facts]:
     pairs = [
         ("Training time", words.duration(seconds)),
         ("Epochs", progress(history, state).removesuffix(" epochs")),
-        ("Optimizer steps", f"{state['steps']:,}" if state.get("steps") is not None else f"{history.steps[-1]['step']:,}" if history.steps else "none"),
+        (
+            "Optimizer steps",
+            f"{state['steps']:,}"
+            if state.get("steps") is not None
+            else f"{history.steps[-1]['step']:,}"
+            if history.steps
+            else "none",
+        ),
         ("Training speed", f"{history.images_per_second:,.0f} images/s" if history.images_per_second else "unknown"),
-        ("Hardware", f"{where}, {place.get('cores')} cores, {place.get('threads')} threads, {place.get('instructions')}"),
+        (
+            "Hardware",
+            f"{where}, {place.get('cores')} cores, {place.get('threads')} threads, {place.get('instructions')}",
+        ),
         ("System", f"{place.get('system')}"),
     ]
     speed = inputs.judged.get("images_per_second")
@@ -166,7 +202,9 @@ def settings_chapter(inputs: ReportInputs) -> Chapter:
     """Every setting that is no default, and who set it; what was chosen automatically."""
     rows = tuple(_changed(inputs.recipe))
     note = "Everything else is a default; recipe.json holds every value."
-    blocks: list[Block] = [Table("Settings that are no defaults", ("setting", "value", "default", "set by"), rows, note)]
+    blocks: list[Block] = [
+        Table("Settings that are no defaults", ("setting", "value", "default", "set by"), rows, note)
+    ]
     chosen = tuple(_chosen(inputs))
     if chosen:
         blocks.append(Table("Chosen from data and machine", ("what", "value"), chosen))
@@ -227,28 +265,52 @@ def _chosen(inputs: ReportInputs) -> Iterator[tuple[str, str]]:
             yield name.replace("_", " "), _value(value)
     augment = getattr(inputs.task.settings, "augment", None) if inputs.task is not None else None
     if isinstance(augment, BaseModel):
-        yield "augmentation", _value({k: v for k, v in augment.model_dump().items() if v != type(augment).model_fields[k].default})
+        yield (
+            "augmentation",
+            _value({k: v for k, v in augment.model_dump().items() if v != type(augment).model_fields[k].default}),
+        )
 
 
 def reproduce_chapter(inputs: ReportInputs) -> Chapter:
     """Commands, code version, packages."""
     place, run = inputs.environment, shlex.quote(inputs.run)
     again = shlex.quote(f"{inputs.run.rstrip('/')}-again")
+    recipe = shlex.quote(f"{inputs.run.rstrip('/')}/recipe.json")
     lines = [
-        f"opsin train {inputs.recipe.get('task_name')} --recipe {shlex.quote(inputs.run.rstrip('/') + '/recipe.json')} --out {again}",
+        f"opsin train {inputs.recipe.get('task_name')} --recipe {recipe} --out {again}",
         f"opsin evaluate {again} --split test",
         f"opsin compare {run} {again}",
     ]
     blocks: list[Block] = []
     if not (inputs.data.get("path") or inputs.recipe.get("data", {}).get("path")):
-        blocks.append(Note("no_path", "The data were given as an object in Python; the commands need a path: add --data PATH.", "info"))
-    blocks.append(Commands("The same again", tuple(lines), "The same bits on the same machine with the same versions and threads; else nearly the same numbers."))
+        blocks.append(
+            Note(
+                "no_path",
+                "The data were given as an object in Python; the commands need a path: add --data PATH.",
+                "info",
+            )
+        )
+    blocks.append(
+        Commands(
+            "The same again",
+            tuple(lines),
+            "The same bits on the same machine with the same versions and threads; else nearly the same numbers.",
+        )
+    )
     if place.get("command"):
         blocks.append(Commands("As it was typed", (str(place["command"]),)))
     commit = place.get("commit")
     dirty = isinstance(commit, str) and commit.endswith("+")
-    code = "installed package" if commit is None else commit.rstrip("+") + (", with changes that were not committed" if dirty else "")
-    pairs = [("opsin", str(place.get("opsin", "unknown"))), ("Code", code), ("Python", str(place.get("python", "unknown")))]
+    code = (
+        "installed package"
+        if commit is None
+        else commit.rstrip("+") + (", with changes that were not committed" if dirty else "")
+    )
+    pairs = [
+        ("opsin", str(place.get("opsin", "unknown"))),
+        ("Code", code),
+        ("Python", str(place.get("python", "unknown"))),
+    ]
     pairs += [(name, version or "absent") for name, version in (place.get("packages") or {}).items()]
     pairs += [("Started", words.moment(place.get("date", "unknown"))), ("Seeds", _seeds(inputs.recipe))]
     blocks.append(Facts("Versions", tuple(pairs)))

@@ -1,6 +1,7 @@
 """Small charts as inline SVG: lines with axes, and bars and intervals that stretch with the page.
 
-Colors come from the page's style sheet by class, so that one drawing serves light, dark and print. All words are escaped.
+Colors come from the page's style sheet by class, so that one drawing serves light, dark and print. All words
+are escaped.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ Array = NDArray[np.float64]
 def clean(value: object) -> str:
     """Text as HTML: escaped, without control characters or halves of surrogate pairs."""
     text = str(value).encode("utf-8", "replace").decode()
-    text = "".join(c if c in "\t\n" or (ord(c) >= 32 and not 127 <= ord(c) < 160) else "\N{REPLACEMENT CHARACTER}" for c in text)
+    text = "".join(
+        c if c in "\t\n" or (ord(c) >= 32 and not 127 <= ord(c) < 160) else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
     return html.escape(text)
 
 
@@ -85,7 +88,10 @@ def line_chart(
 
     parts = _axes(x_low, x_high, y_low, y_high, log, px, py, x_title, y_title)
     if diagonal:
-        parts.append(f"<line class='diagonal' x1='{px(x_low):.1f}' y1='{py(y_low):.1f}' x2='{px(x_high):.1f}' y2='{py(y_high):.1f}'/>")
+        parts.append(
+            f"<line class='diagonal' x1='{px(x_low):.1f}' y1='{py(y_low):.1f}' "
+            f"x2='{px(x_high):.1f}' y2='{py(y_high):.1f}'/>"
+        )
     if mark is not None:
         at, right = px(mark[0]), mark[0] > (x_low + x_high) / 2
         side = f"text-anchor='end' x='{at - 5:.1f}'" if right else f"x='{at + 5:.1f}'"
@@ -94,7 +100,8 @@ def line_chart(
     for color, line in zip(_colors(lines), lines):
         parts += _line(line, color, px, py, log)
     label = clean(". ".join([title, *(_spoken(line, x_title) for line in lines)]))
-    return f"<svg class='chart' viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label='{label}'>{''.join(parts)}</svg>{_legend(lines)}"
+    start = f"<svg class='chart' viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label='{label}'>"
+    return f"{start}{''.join(parts)}</svg>{_legend(lines)}"
 
 
 def _colors(lines: Sequence[Line]) -> list[int]:
@@ -106,7 +113,9 @@ def _colors(lines: Sequence[Line]) -> list[int]:
     return colors
 
 
-def _ranges(lines: Sequence[Line], log: bool, unit_square: bool, mark: tuple[float, str] | None) -> tuple[float, float, float, float]:
+def _ranges(
+    lines: Sequence[Line], log: bool, unit_square: bool, mark: tuple[float, str] | None
+) -> tuple[float, float, float, float]:
     if unit_square:
         return 0.0, 1.0, 0.0, 1.0
     xs = np.concatenate([line.x for line in lines] + [np.array([mark[0]] if mark else [])])
@@ -135,12 +144,18 @@ def _axes(
         parts.append(f"<line class='grid' x1='{LEFT}' x2='{WIDTH - RIGHT}' y1='{py(tick):.1f}' y2='{py(tick):.1f}'/>")
         parts.append(f"<text class='tick' text-anchor='end' x='{LEFT - 7}' y='{py(tick) + 4:.1f}'>{short(tick)}</text>")
     for tick in nice_ticks(x_low, x_high, 6):
-        parts.append(f"<text class='tick' text-anchor='middle' x='{px(tick):.1f}' y='{HEIGHT - BOTTOM + 17}'>{short(tick)}</text>")
+        parts.append(
+            f"<text class='tick' text-anchor='middle' x='{px(tick):.1f}' y='{HEIGHT - BOTTOM + 17}'>"
+            f"{short(tick)}</text>"
+        )
     parts.append(f"<line class='axis' x1='{LEFT}' x2='{WIDTH - RIGHT}' y1='{HEIGHT - BOTTOM}' y2='{HEIGHT - BOTTOM}'/>")
     parts.append(f"<text class='title' text-anchor='end' x='{WIDTH - RIGHT}' y='{HEIGHT - 6}'>{clean(x_title)}</text>")
     if y_title:
         middle = (TOP + HEIGHT - BOTTOM) / 2
-        parts.append(f"<text class='title' text-anchor='middle' transform='translate(12 {middle:.0f}) rotate(-90)'>{clean(y_title)}</text>")
+        parts.append(
+            f"<text class='title' text-anchor='middle' transform='translate(12 {middle:.0f}) rotate(-90)'>"
+            f"{clean(y_title)}</text>"
+        )
     return parts
 
 
@@ -165,19 +180,23 @@ def _spoken(line: Line, x_title: str) -> str:
     if not len(finite):
         return f"{line.name}: no values"
     first, last = finite[0], finite[-1]
-    return f"{line.name}: {line.y[first]:.4g} at {x_title} {line.x[first]:.4g}, {line.y[last]:.4g} at {x_title} {line.x[last]:.4g}"
+    ends = (f"{line.y[i]:.4g} at {x_title} {line.x[i]:.4g}" for i in (first, last))
+    return f"{line.name}: {', '.join(ends)}"
 
 
 def _legend(lines: Sequence[Line]) -> str:
     if len(lines) < 2:
         return ""
     keys = "".join(
-        f"<span class='key line-{color}{' faint' if line.faint else ''}'>{clean(line.name)}</span>" for color, line in zip(_colors(lines), lines)
+        f"<span class='key line-{color}{' faint' if line.faint else ''}'>{clean(line.name)}</span>"
+        for color, line in zip(_colors(lines), lines)
     )
     return f"<p class='keys' aria-hidden='true'>{keys}</p>"
 
 
-def interval_bar(value: float, low: float | None, high: float | None, least: float, most: float, *, strong: bool = False) -> str:
+def interval_bar(
+    value: float, low: float | None, high: float | None, least: float, most: float, *, strong: bool = False
+) -> str:
     """A value with its interval, as wide as its cell."""
     span = (most - least) or 1.0
 
@@ -188,7 +207,8 @@ def interval_bar(value: float, low: float | None, high: float | None, least: flo
     if low is not None and high is not None:
         parts.append(f"<line class='range' x1='{place(low)}' x2='{place(high)}' y1='12' y2='12'/>")
     parts.append(f"<line class='point' x1='{place(value)}' x2='{place(value)}' y1='4' y2='20'/>")
-    return f"<svg class='interval{' strong' if strong else ''}' width='100%' height='24' aria-hidden='true'>{''.join(parts)}</svg>"
+    kind = "interval strong" if strong else "interval"
+    return f"<svg class='{kind}' width='100%' height='24' aria-hidden='true'>{''.join(parts)}</svg>"
 
 
 def stacked_bar(counts: Sequence[int], kinds: Sequence[str], most: int) -> str:

@@ -39,7 +39,9 @@ class Thumbnails:
         if len(address) > self.left:
             return _box("not shown: the page would get too large")
         self.left -= len(address)
-        return f"<img{' class=pixels' if tiny else ''} src='{address}' alt='{clean(alt)}' loading='lazy' decoding='async'>"
+        return (
+            f"<img{' class=pixels' if tiny else ''} src='{address}' alt='{clean(alt)}' loading='lazy' decoding='async'>"
+        )
 
     def _encode(self, name: str) -> tuple[str, bool] | None:
         image = self.picture(name)

@@ -42,8 +42,8 @@ def sentences(inputs: ReportInputs) -> list[str]:
         found.append(_comparison(inputs, *compared))
     if inputs.part == "val":
         found.append(
-            "The model was chosen on these pictures, so expect a little less on new ones. The test part is still sealed; "
-            f"open it once, when you have decided: {evaluate_command(inputs)}"
+            "The model was chosen on these pictures, so expect a little less on new ones. The test part is still "
+            f"sealed; open it once, when you have decided: {evaluate_command(inputs)}"
         )
     return found
 

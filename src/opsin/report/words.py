@@ -10,7 +10,17 @@ from typing import Any
 from opsin.metrics.names import METRICS, MetricInfo
 
 SIGNIFICANT = 0.05
-_CAPITALS = {"auroc": "AUROC", "ece": "ECE", "f1": "F1", "mcc": "MCC", "ppv": "PPV", "npv": "NPV", "rmse": "RMSE", "mae": "MAE", "r2": "R²"}
+_CAPITALS = {
+    "auroc": "AUROC",
+    "ece": "ECE",
+    "f1": "F1",
+    "mcc": "MCC",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "r2": "R²",
+}
 _MINUS = "\N{MINUS SIGN}"
 _PERCENT = "\N{NO-BREAK SPACE}%"
 LEVEL = f"95{_PERCENT} interval"

@@ -16,7 +16,7 @@ from opsin.data.dataset import Dataset
 from opsin.data.ledger import Ledger
 from opsin.data.spec import spec_of
 from opsin.errors import DataError, OpsinError
-from opsin.report import ReportInputs, write_report
+from opsin.report import ReportInputs, no_picture, write_report
 from opsin.results.rows import Rows
 from opsin.results.section import Note
 from opsin.run import Run
@@ -44,7 +44,10 @@ def report_run(run: Run, out: Path | None = None) -> Path:
 
 def gather(run: Run) -> ReportInputs:
     """All that the run's folder and the ledger of its data hold."""
-    evaluations = {path.stem.removeprefix("evaluation-"): run.folder.read(path.name) for path in sorted(run.path.glob("evaluation-*.json"))}
+    evaluations = {
+        path.stem.removeprefix("evaluation-"): run.folder.read(path.name)
+        for path in sorted(run.path.glob("evaluation-*.json"))
+    }
     rows = {path.stem: Rows.load(path) for path in sorted((run.path / "predictions").glob("*.npz"))}
     state, notes = run.state, list[Note]()
     return ReportInputs(
@@ -83,10 +86,20 @@ def _looks(run: Run, evaluations: dict[str, Any], notes: list[Note]) -> list[dic
     try:
         found = [asdict(look) for look in Ledger(run.recipe.data.path).looks(run.data.split.test_fingerprint)]
     except (OpsinError, OSError) as error:
-        notes.append(Note("no_ledger", f"The ledger of looks at the test part cannot be read; the count may be too small. {error}"))
+        notes.append(
+            Note(
+                "no_ledger", f"The ledger of looks at the test part cannot be read; the count may be too small. {error}"
+            )
+        )
         return known
     if len(found) < len(known):
-        notes.append(Note("lost_looks", f"The ledger of the data holds {len(found)} looks at the test part, the last evaluation saw {len(known)}: looks were removed."))
+        notes.append(
+            Note(
+                "lost_looks",
+                f"The ledger of the data holds {len(found)} looks at the test part, the last evaluation saw "
+                f"{len(known)}: looks were removed.",
+            )
+        )
         return known
     return found
 
@@ -97,7 +110,7 @@ def _pictures(run: Run, notes: list[Note]) -> Callable[[str], Image.Image | None
         dataset = run.data.dataset
     except (OpsinError, OSError) as error:
         notes.append(Note("no_pictures", f"Pictures cannot be shown. {error}"))
-        return lambda name: None
+        return no_picture
     places = {name: i for i, name in enumerate(dataset.ids)}
 
     def picture(name: str) -> Image.Image | None:

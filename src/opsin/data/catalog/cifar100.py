@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opsin.data.catalog import Entry, Remote, Table
+from opsin.data.entries import Entry, Remote, Table
 
 NAMES = ("cifar100",)
 

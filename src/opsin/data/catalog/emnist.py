@@ -6,7 +6,7 @@ transposed (it lies on its side, mirrored); the format `idx` turns it upright wh
 
 from __future__ import annotations
 
-from opsin.data.catalog import Entry, Remote, idx_tables
+from opsin.data.entries import Entry, Remote, idx_tables
 
 NAMES = ("emnist-balanced", "emnist-byclass", "emnist-bymerge", "emnist-digits", "emnist-letters", "emnist-mnist")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opsin.data.catalog import Entry, Remote, idx_tables
+from opsin.data.entries import Entry, Remote, idx_tables
 
 NAMES = ("fashion-mnist",)
 

@@ -1,12 +1,15 @@
 """Labels that the other pictures speak against.
 
-Confident learning (Northcutt, Jiang, Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", 2021)
-with a quick probe on thumbnails: a label is suspect when the out-of-fold probability of another class is at least the
-average probability with which that class recognizes its own, and at least `suspect_confidence`. Ranked by the
-probability of the suggested class minus that of the given one.
+After confident learning (Northcutt, Jiang, Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels",
+2021) with a quick probe on thumbnails: a label is suspect when the out-of-fold probability of another class is at
+least `suspect_confidence`. Ranked by the probability of the suggested class minus that of the given one. The paper's
+bar, the average probability with which a class recognizes its own, was tried and left out: for a strong probe it
+rises above 0.95 and hides planted errors.
 
-Measured on scikit-learn's 1,797 digits, 6 draws: without a planted error 2 to 4 labels are named; one planted error
-is always named; of 10 planted errors 9 or 10 are named among 10 to 12 in all.
+Measured on scikit-learn's 1,797 digits, 20 draws not used to choose the rule: without a planted error 4 labels are
+named; one planted error was named in 20 of 20 draws (3 to 7 labels named); of 10 planted errors 195 of 200 were named
+(9 or 10 per draw), 90 % of the names right. Of 6 draws looked at while the rule was chosen, one planted error was
+missed in 1, and of 10 planted errors 8 to 10 were named: the list is no proof that other labels are right.
 """
 
 from __future__ import annotations
@@ -84,9 +87,7 @@ def _report(
     other[rows, given] = 0
     suggested = other.argmax(1)
     strength = other.max(1)
-    thresholds = np.array([judged.probabilities[given == k, k].mean() for k in range(len(names))])
-    least = np.minimum(np.maximum(thresholds[suggested], scan.options.suspect_confidence), 0.95)
-    chosen = np.flatnonzero(strength >= least)
+    chosen = np.flatnonzero(strength >= scan.options.suspect_confidence)
     chosen = chosen[np.argsort(own[chosen] - strength[chosen], kind="stable")]
     listed = chosen[: scan.options.listed]
     share = len(chosen) / len(members)
