@@ -47,7 +47,14 @@ def settings(data: Path, workers: int) -> dict[str, Any]:
         "optimizer": {"name": "adamw", "ema": 0.9, "clip_norm": 1.0},
         "schedule": {"name": "one-cycle"},
         "task": {"small": False, "image_size": [32, 32], "augment_preset": "strong"},
-        "run": {"epochs": 3, "batch_size": 32, "checkpoint_seconds": 0.0, "listeners": ["jsonl"], "threads": 1, "preflight": False},
+        "run": {
+            "epochs": 3,
+            "batch_size": 32,
+            "checkpoint_seconds": 0.0,
+            "listeners": ["jsonl"],
+            "threads": 1,
+            "preflight": False,
+        },
     }
 
 
@@ -112,7 +119,13 @@ def main() -> None:
                 moment = draw.uniform(0.0, length)
                 hits = trial(folder, settings(data, workers), [moment], fork)
                 weights, log = result(folder)
-                one = {"workers": workers, "moment": moment / length, "killed": bool(hits), "weights": weights == wanted[0], "log": log == wanted[1]}
+                one = {
+                    "workers": workers,
+                    "moment": moment / length,
+                    "killed": bool(hits),
+                    "weights": weights == wanted[0],
+                    "log": log == wanted[1],
+                }
                 found.append(one)
                 print(one, flush=True)
                 if log != wanted[1]:

@@ -1,6 +1,6 @@
 """Memory of the training process over many epochs: resident size at the end of each, which must stay flat.
 
-    python benchmarks/memory.py [--epochs 20] [--record]
+python benchmarks/memory.py [--epochs 20] [--record]
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ def main() -> None:
     words.add_argument("--record", action="store_true")
     given = words.parse_args()
     draw = np.random.default_rng(0)
-    data = from_arrays(draw.integers(0, 256, (20000, 28, 28), dtype=np.uint8), np.arange(20000) % 10, class_names=[str(i) for i in range(10)])
+    data = from_arrays(
+        draw.integers(0, 256, (20000, 28, 28), dtype=np.uint8),
+        np.arange(20000) % 10,
+        class_names=[str(i) for i in range(10)],
+    )
     process, sizes = psutil.Process(), []
 
     def note(event: Event) -> None:
@@ -41,7 +45,11 @@ def main() -> None:
     growth = max(sizes[1:]) / sizes[0] - 1
     print(f"MiB after each epoch: {', '.join(f'{size:.0f}' for size in sizes)}; growth {growth:+.2%} (bar < 2 %)")
     if given.record:
-        record("memory", {"epochs": given.epochs, "mebibytes": sizes, "growth": growth, "bar": 0.02, "met": growth < 0.02}, f"python benchmarks/memory.py --epochs {given.epochs} --record")
+        record(
+            "memory",
+            {"epochs": given.epochs, "mebibytes": sizes, "growth": growth, "bar": 0.02, "met": growth < 0.02},
+            f"python benchmarks/memory.py --epochs {given.epochs} --record",
+        )
 
 
 if __name__ == "__main__":

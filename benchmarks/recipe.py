@@ -1,6 +1,6 @@
 """Measure a recipe: train each seed, judge it once on the sealed test part, store the mean with its interval.
 
-    python benchmarks/recipe.py fashion-small --data PATH [--seeds 3]
+python benchmarks/recipe.py fashion-small --data PATH [--seeds 3]
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ def main() -> None:
     out = Path(given.out or tempfile.mkdtemp(prefix="opsin-recipe-"))
     runs = []
     for seed in range(given.first_seed, given.first_seed + seeds):
-        layers = [recipe_layer(recipe.task, given.name), Layer("benchmark", {"data": {"path": given.data}, "run": {"seed": seed}})]
+        layers = [
+            recipe_layer(recipe.task, given.name),
+            Layer("benchmark", {"data": {"path": given.data}, "run": {"seed": seed}}),
+        ]
         run = start(recipe.task, layers, out=out / f"{given.name}-{seed}")
         found = evaluate_run(run, with_baselines=seed == given.first_seed)
         state = run.state
@@ -45,7 +48,9 @@ def main() -> None:
                 "minutes": state["seconds"] / 60,
                 "parameters": state["parameters"],
                 "epochs": state["effective"]["epochs"],
-                "baselines": {name: one["metrics"][recipe.metric]["value"] for name, one in found.get("baselines", {}).items()},
+                "baselines": {
+                    name: one["metrics"][recipe.metric]["value"] for name, one in found.get("baselines", {}).items()
+                },
             }
         )
         values = [one["test"]["value"] for one in runs]
@@ -65,7 +70,9 @@ def main() -> None:
             },
             f"python benchmarks/recipe.py {given.name} --data {Path(given.data).name} --seeds {seeds}",
         )
-        print(f"{given.name} seed {seed}: test {values[-1]:.4f}, mean {summary['mean']:.4f} (bar {recipe.bar}), {runs[-1]['minutes']:.1f} min")
+        print(
+            f"{given.name} seed {seed}: test {values[-1]:.4f}, mean {summary['mean']:.4f} (bar {recipe.bar}), {runs[-1]['minutes']:.1f} min"
+        )
 
 
 if __name__ == "__main__":

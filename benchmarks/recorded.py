@@ -16,5 +16,7 @@ def record(name: str, values: dict[str, Any], command: str) -> Path:
     made = {key: value for key, value in environment().items() if key != "command"}
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"name": name, "command": command, **values, "environment": made}, indent=2) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps({"name": name, "command": command, **values, "environment": made}, indent=2) + "\n", encoding="utf-8"
+    )
     return path

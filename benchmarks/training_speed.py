@@ -93,7 +93,9 @@ class Cut:
                 yield batch
 
 
-def ours(network: nn.Module, images: Any, labels: Any, channels: int, size: int, batch: int, augment: AugmentSettings) -> Callable[[int], float]:
+def ours(
+    network: nn.Module, images: Any, labels: Any, channels: int, size: int, batch: int, augment: AugmentSettings
+) -> Callable[[int], float]:
     """The same work through opsin."""
     names = tuple(str(i) for i in range(10))
     settings = ClassifySettings(
@@ -137,7 +139,13 @@ def main() -> None:
     cases: dict[str, tuple[ModelSpec, int, int, AugmentSettings, float]] = {
         "resnet18 @32": (ModelSpec("resnet18", {"stem": "cifar"}, 3, 10, (32, 32)), 32, 12, AugmentSettings(), 0.95),
         "mobilenetv2 @96": (ModelSpec("timm/mobilenetv2_100", {}, 3, 10, (96, 96)), 32, 12, AugmentSettings(), 0.95),
-        "B2 MNIST net, augmented": (ModelSpec("b2-mnist", {}, 1, 10, (28, 28)), 128, 24, AugmentSettings(shift=0.125, rotate=10.0), 0.90),
+        "B2 MNIST net, augmented": (
+            ModelSpec("b2-mnist", {}, 1, 10, (28, 28)),
+            128,
+            24,
+            AugmentSettings(shift=0.125, rotate=10.0),
+            0.90,
+        ),
     }
     table = {}
     for name, (spec, batch, steps, augment, bar) in cases.items():
@@ -153,11 +161,21 @@ def main() -> None:
         of_bare = statistics.median(b / o for o, b in zip(seconds["ours"], seconds["bare bf16"]))
         of_plain = statistics.median(p / o for o, p in zip(seconds["ours"], seconds["plain fp32"]))
         rates = {who: batch / statistics.median(times) for who, times in seconds.items()}
-        table[name] = {"images_per_second": rates, "of_bare_bf16": of_bare, "of_plain_fp32": of_plain, "bar": bar, "met": of_bare >= bar}
+        table[name] = {
+            "images_per_second": rates,
+            "of_bare_bf16": of_bare,
+            "of_plain_fp32": of_plain,
+            "bar": bar,
+            "met": of_bare >= bar,
+        }
         shown = ", ".join(f"{who} {rate:.0f}/s" for who, rate in rates.items())
         print(f"{name}: {shown}; {of_bare:.3f} of bare (bar {bar}), {of_plain:.2f} x plain fp32", flush=True)
     if given.record:
-        record("training-speed", {"rounds": given.rounds, "cases": table}, f"python benchmarks/training_speed.py --rounds {given.rounds} --record")
+        record(
+            "training-speed",
+            {"rounds": given.rounds, "cases": table},
+            f"python benchmarks/training_speed.py --rounds {given.rounds} --record",
+        )
 
 
 if __name__ == "__main__":

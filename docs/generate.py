@@ -82,9 +82,8 @@ def command_of(words: Iterable[str]) -> tuple[Any, list[str]]:
 
 
 def _flag(parameter: Any) -> tuple[str, str, str]:
-    if parameter.param_type_name == "argument":
-        dots = "..." if parameter.nargs == -1 else ""
-        name = f"`{(parameter.metavar or parameter.name).upper().strip('[]').removesuffix('...')}{dots}`"
+    if not parameter.opts[0].startswith("-"):
+        name = f"`{parameter.name.upper()}{'...' if parameter.nargs == -1 else ''}`"
     else:
         value = "" if parameter.is_flag else f" {_kind(parameter)}"
         name = ", ".join(f"`{option}{value}`" for option in (*parameter.opts, *parameter.secondary_opts))
@@ -99,8 +98,8 @@ def _flag(parameter: Any) -> tuple[str, str, str]:
 
 
 def _kind(parameter: Any) -> str:
-    name = parameter.type.name.split()[0]
-    return {"integer": "N", "float": "X", "text": parameter.name.upper().replace("_", "-")}.get(name, name.upper())
+    kind = parameter.type_descriptor.annotation
+    return "N" if kind is int else "X" if kind is float else parameter.name.upper().replace("_", "-")
 
 
 # From settings and registries -------------------------------------------------------------------------------------------
@@ -142,13 +141,17 @@ def _type(field: Any) -> str:
     text = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation)
     text = re.sub(r"(?:[a-z_]+\.)+([A-Z])", r"\1", text)
     text = re.sub(r"Literal\[([^\]]*)\]", lambda found: found[1].replace("'", "").replace(",", " or"), text)
-    text = text.replace(" | None", "").replace(" | ", " or ")
+    text = re.sub(r"Union\[(.*), ([^,]*)\]$", r"\1 or \2", text).replace(" | None", "").replace(" | ", " or ")
     if text.endswith("Settings") or "Settings," in text:
         return "section"
     bounds = [f"{words} {getattr(m, name)}" for m in field.metadata for name, words in _BOUNDS if hasattr(m, name)]
-    words = {"str": "text", "bool": "true or false", "int": "whole number", "float": "number"}
-    text = re.sub(r"\b(str|bool|int|float)\b", lambda found: words[found[1]], text)
-    text = re.sub(r"(tuple|dict)\[(.*)\]", lambda found: "list of " * (found[1] == "tuple") + "mapping of " * (found[1] == "dict") + found[2], text)
+    words = {"str": "text", "bool": "true or false", "int": "whole number", "float": "number", "Any": "anything"}
+    text = re.sub(r"\b(str|bool|int|float|Any)\b", lambda found: words[found[1]], text)
+    text = re.sub(
+        r"(tuple|dict)\[(.*)\]",
+        lambda found: "list of " * (found[1] == "tuple") + "mapping of " * (found[1] == "dict") + found[2],
+        text,
+    )
     return ", ".join([text.replace(", ...", ""), *bounds])
 
 
@@ -192,7 +195,9 @@ def formats() -> str:
     for name in known:
         text = _file(known._modules[name]).read_text(encoding="utf-8")
         can = [word for word in ("read", "write") if re.search(rf"^def {word}\(", text, re.MULTILINE)]
-        rows.append((f"`{name}`", _first(ast.get_docstring(ast.parse(text))), " and ".join(can) or "recognized, refused"))
+        rows.append(
+            (f"`{name}`", _first(ast.get_docstring(ast.parse(text))), " and ".join(can) or "recognized, refused")
+        )
     return table(("format", "what it is", "can"), rows)
 
 
@@ -227,8 +232,13 @@ def events() -> str:
     """Events of training and what they carry."""
     from opsin.engine import events as module
 
-    kinds = [value for value in vars(module).values() if inspect.isclass(value) and hasattr(value, "__dataclass_fields__")]
-    rows = ((f"`{k.__name__}`", _first(inspect.getdoc(k)), ", ".join(f"`{name}`" for name in k.__dataclass_fields__)) for k in kinds)
+    kinds = [
+        value for value in vars(module).values() if inspect.isclass(value) and hasattr(value, "__dataclass_fields__")
+    ]
+    rows = (
+        (f"`{k.__name__}`", _first(inspect.getdoc(k)), ", ".join(f"`{name}`" for name in k.__dataclass_fields__))
+        for k in kinds
+    )
     return table(("event", "when", "fields"), rows)
 
 
@@ -237,7 +247,9 @@ def _by_module(registry: Any, head: str) -> str:
     for name in registry:
         rows.setdefault(registry._modules[name], []).append(name)
     about = {module: _first(ast.get_docstring(ast.parse(_file(module).read_text(encoding="utf-8")))) for module in rows}
-    return table((head, "what it is"), ((", ".join(f"`{n}`" for n in names), about[module]) for module, names in rows.items()))
+    return table(
+        (head, "what it is"), ((", ".join(f"`{n}`" for n in names), about[module]) for module, names in rows.items())
+    )
 
 
 def _file(module: str) -> Path:
@@ -280,10 +292,29 @@ def _recipes(found: Found) -> str:
         interval = "" if low is None or high is None else f"{_number(low)} to {_number(high)}"
         if not interval and one["runs"]:
             test = one["runs"][0].get("test", {})
-            interval = "" if test.get("low") is None else f"{_number(test['low'])} to {_number(test['high'])} (one seed, over pictures)"
-        minutes = f"{_number(one.get('longest_minutes'))} of {_number(one['bar_minutes'])}" if one.get("bar_minutes") else _number(one.get("longest_minutes"))
+            interval = (
+                ""
+                if test.get("low") is None
+                else f"{_number(test['low'])} to {_number(test['high'])} (one seed, over pictures)"
+            )
+        minutes = (
+            f"{_number(one.get('longest_minutes'))} of {_number(one['bar_minutes'])}"
+            if one.get("bar_minutes")
+            else _number(one.get("longest_minutes"))
+        )
         bar = f"{_number(one['bar'])} ({one.get('source', '')})"
-        rows.append((_name(one), one.get("metric"), _number(summary["mean"]), interval, len(one["runs"]), bar, minutes, _yes(one.get("met"))))
+        rows.append(
+            (
+                _name(one),
+                one.get("metric"),
+                _number(summary["mean"]),
+                interval,
+                len(one["runs"]),
+                bar,
+                minutes,
+                _yes(one.get("met")),
+            )
+        )
     return table(("recipe", "metric", "test, mean", "95 % interval", "seeds", "bar", "longest minutes", "met"), rows)
 
 
@@ -293,13 +324,39 @@ def _training(found: Found) -> str:
         for name, case in one["cases"].items():
             rates = case.get("images_per_second", {})
             cells = (_number(rates.get(who)) for who in ("ours", "bare bf16", "plain fp32"))
-            rows.append((name, *cells, _number(case.get("of_bare_bf16")), _number(case.get("bar")), _number(case.get("of_plain_fp32")), _yes(case.get("met"))))
-    heads = ("case", "opsin, images/s", "by hand, bf16", "by hand, fp32", "opsin / by hand bf16", "bar", "opsin / by hand fp32", "met")
+            rows.append(
+                (
+                    name,
+                    *cells,
+                    _number(case.get("of_bare_bf16")),
+                    _number(case.get("bar")),
+                    _number(case.get("of_plain_fp32")),
+                    _yes(case.get("met")),
+                )
+            )
+    heads = (
+        "case",
+        "opsin, images/s",
+        "by hand, bf16",
+        "by hand, fp32",
+        "opsin / by hand bf16",
+        "bar",
+        "opsin / by hand fp32",
+        "met",
+    )
     return table(heads, rows)
 
 
 def _overhead(found: Found) -> str:
-    rows = ((one.get("device"), one.get("optimizer"), *(_number(one.get(key)) for key in ("engine_us", "by_hand_us", "difference_us", "bar_us")), _yes(one.get("within_bar"))) for _, one in found)
+    rows = (
+        (
+            one.get("device"),
+            one.get("optimizer"),
+            *(_number(one.get(key)) for key in ("engine_us", "by_hand_us", "difference_us", "bar_us")),
+            _yes(one.get("within_bar")),
+        )
+        for _, one in found
+    )
     return table(("device", "optimizer", "engine, us/step", "by hand", "difference", "bar", "met"), rows)
 
 
@@ -311,8 +368,12 @@ def _input(found: Found) -> str:
             for name, ratio in values.get("ratio", {}).items():
                 bars = values.get("bar", {})
                 bar = bars.get(name)
-                rates = ", ".join(f"{who} {_number(rate)}/s" for who, rate in values.get("pictures_per_second", {}).items())
-                rows.append((case, name, _number(ratio), _number(bar), rates, _yes(None if bar is None else ratio >= bar)))
+                rates = ", ".join(
+                    f"{who} {_number(rate)}/s" for who, rate in values.get("pictures_per_second", {}).items()
+                )
+                rows.append(
+                    (case, name, _number(ratio), _number(bar), rates, _yes(None if bar is None else ratio >= bar))
+                )
     return table(("case", "part", "ratio to the peer", "bar", "pictures per second", "met"), rows)
 
 
@@ -320,32 +381,75 @@ def _kills(found: Found) -> str:
     rows = []
     for _, one in found:
         trials = one.get("trials", [])
-        rows.append((one["kills"], sum(bool(t["weights"]) for t in trials), sum(bool(t["log"]) for t in trials), len(trials), _yes(one.get("all_identical"))))
+        rows.append(
+            (
+                one["kills"],
+                sum(bool(t["weights"]) for t in trials),
+                sum(bool(t["log"]) for t in trials),
+                len(trials),
+                _yes(one.get("all_identical")),
+            )
+        )
     return table(("kills that hit", "same weights", "same log", "trials", "all identical"), rows)
 
 
 def _memory(found: Found) -> str:
-    rows = ((one.get("epochs"), _number(one["mebibytes"][0]), _number(max(one["mebibytes"][1:], default=0)), f"{one['growth']:+.2%}", f"{one['bar']:.0%}", _yes(one.get("met"))) for _, one in found)
+    rows = (
+        (
+            one.get("epochs"),
+            _number(one["mebibytes"][0]),
+            _number(max(one["mebibytes"][1:], default=0)),
+            f"{one['growth']:+.2%}",
+            f"{one['bar']:.0%}",
+            _yes(one.get("met")),
+        )
+        for _, one in found
+    )
     return table(("epochs", "MiB after the first", "largest later", "growth", "bar", "met"), rows)
 
 
 def _other(found: Found) -> str:
     rows = []
     for path, one in found:
-        plain = {key: value for key, value in one.items() if isinstance(value, int | float | str) and key not in ("name", "command", "date", "commit")}
-        rows.append((f"[{path.stem}](../results/{path.name})", ", ".join(f"{key} {_number(value)}" for key, value in plain.items())))
+        plain = {
+            key: value
+            for key, value in one.items()
+            if isinstance(value, int | float | str) and key not in ("name", "command", "date", "commit")
+        }
+        rows.append(
+            (
+                f"[{path.stem}](../results/{path.name})",
+                ", ".join(f"{key} {_number(value)}" for key, value in plain.items()),
+            )
+        )
     return table(("result", "values"), rows)
 
 
 def _origins(found: Found) -> str:
     rows = []
     for path, one in found:
-        made = one.get("environment") or {**one, **one.get("versions", {}), "processor": one.get("hardware", {}).get("cpu", one.get("processor"))}
+        made = one.get("environment") or {
+            **one,
+            **one.get("versions", {}),
+            "processor": one.get("hardware", {}).get("cpu", one.get("processor")),
+        }
         torch = made.get("packages", made).get("torch")
         where = made.get("accelerator") or made.get("processor")
         threads = made.get("threads")
-        cells = (where, f"{threads} threads" if threads else "", f"torch {torch}" if torch else "", (made.get("date") or "")[:10], f"commit {made['commit']}" if made.get("commit") else "")
-        rows.append((f"[{path.name}](../results/{path.name})", f"`{one['command']}`" if one.get("command") else "", ", ".join(str(c) for c in cells if c)))
+        cells = (
+            where,
+            f"{threads} threads" if threads else "",
+            f"torch {torch}" if torch else "",
+            (made.get("date") or "")[:10],
+            f"commit {made['commit']}" if made.get("commit") else "",
+        )
+        rows.append(
+            (
+                f"[{path.name}](../results/{path.name})",
+                f"`{one['command']}`" if one.get("command") else "",
+                ", ".join(str(c) for c in cells if c),
+            )
+        )
     return table(("file", "command", "measured on"), rows)
 
 
@@ -358,7 +462,13 @@ def _number(value: Any) -> str:
         return "" if value is None else str(value)
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.4f}".rstrip("0").rstrip(".")
+    return (
+        f"{value:,.0f}"
+        if abs(value) >= 1000
+        else f"{value:.1f}"
+        if abs(value) >= 10
+        else f"{value:.4f}".rstrip("0").rstrip(".")
+    )
 
 
 def _yes(value: bool | None) -> str:

@@ -47,7 +47,9 @@ def main() -> None:
         place = Path(name)
         data = opsin.load_data(write_table(place / "digits"), columns=COLUMNS)
         print(", ".join(f"{head.name} ({head.kind}: {' '.join(head.class_names)})" for head in data.heads))
-        run = opsin.train("classify", data=data, model="smallnet", epochs=8, batch_size=64, out=place / "run", quiet=True)
+        run = opsin.train(
+            "classify", data=data, model="smallnet", epochs=8, batch_size=64, out=place / "run", quiet=True
+        )
         for metric in ("digit.accuracy", "parity.accuracy", "shape.average_precision"):
             one = run.state["validation"][metric]
             print(f"{metric} {one['value']:.3f} on {one['n']} validation pictures")

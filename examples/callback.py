@@ -26,7 +26,9 @@ def show(event: Event) -> None:
         losses = ", ".join(f"{name} {value:.3f}" for name, value in event.metrics.items())
         print(f"epoch {event.epoch + 1}: loss {losses}, {event.samples / event.seconds:.0f} pictures/s")
     elif isinstance(event, Evaluated):
-        print(f"  {event.part} {event.monitor} {event.metrics[event.monitor]:.3f}{'  (best so far)' if event.best else ''}")
+        print(
+            f"  {event.part} {event.monitor} {event.metrics[event.monitor]:.3f}{'  (best so far)' if event.best else ''}"
+        )
     elif isinstance(event, Warned):
         print(f"  note: {event.text}")
     elif isinstance(event, Finished):

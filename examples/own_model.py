@@ -1,7 +1,7 @@
 """Your own network: any `nn.Module` in one file, trained and used like the built-in ones.
 
     python examples/own_model.py                                                        all of it, from Python
-    opsin train classify --data digits --model examples/own_model.py:build             the same from the command line
+    opsin train classify --data digits --model examples/own_model.py:build              the same from the command line
 
 The builder is a function (or the class itself). It is handed those of `num_classes`, `in_channels` and `image_size`
 that it takes; further keyword arguments come from `model.kwargs.NAME=VALUE`. The module returns logits (B, num_classes)
@@ -58,9 +58,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         digits = write_digits(place / "digits")
-        run = opsin.train("classify", data=digits, model=build, epochs=15, batch_size=32, optimizer={"name": "adamw", "lr": 3e-3}, out=place / "run", quiet=True)
+        run = opsin.train(
+            "classify", data=digits, model=build, out=place / "run", quiet=True,
+            epochs=15, batch_size=32, optimizer={"name": "adamw", "lr": 3e-3},
+        )  # fmt: skip
         accuracy = run.state["validation"]["accuracy"]
-        print(f"validation accuracy {accuracy['value']:.3f} (95 % interval {accuracy['low']:.3f} to {accuracy['high']:.3f})")
+        print(
+            f"validation accuracy {accuracy['value']:.3f} (95 % interval {accuracy['low']:.3f} to {accuracy['high']:.3f})"
+        )
         picture = next((digits / "7").iterdir())
         print(f"a seven is called {opsin.load(run.path).predict(picture).label}")
 

@@ -38,7 +38,14 @@ class Toy(Task[TaskSettings]):
 
     def collate(self, samples: Sequence[Prepared], keys: seeding.Keys) -> Batch:
         targets = {name: torch.stack([s.target[name] for s in samples]) for name in samples[0].target}
-        return Batch(torch.stack([s.inputs for s in samples]), targets, [s.geometry for s in samples], [s.original for s in samples], [s.id for s in samples], keys)
+        return Batch(
+            torch.stack([s.inputs for s in samples]),
+            targets,
+            [s.geometry for s in samples],
+            [s.original for s in samples],
+            [s.id for s in samples],
+            keys,
+        )
 
     def predict_step(self, outputs: Mapping[str, Any], ids: Sequence[str], geometry: Sequence[Geometry]) -> list[Any]:
         return list(ids)
@@ -274,22 +281,43 @@ def _heads_targets(g: torch.Generator, n: int) -> dict[str, Tensor]:
 
 
 def _set_targets(g: torch.Generator, n: int) -> dict[str, Tensor]:
-    return {"boxes": torch.randn(n, 3, 2, generator=g, dtype=torch.float64), "number": torch.randint(1, 4, (n,), generator=g)}
+    return {
+        "boxes": torch.randn(n, 3, 2, generator=g, dtype=torch.float64),
+        "number": torch.randint(1, 4, (n,), generator=g),
+    }
 
 
 TOYS: dict[str, tuple[type[Toy], type[nn.Module], Reference, Callable[[torch.Generator, int], dict[str, Tensor]]]] = {
     "heads": (Heads, HeadsNet, heads_reference, _heads_targets),
     "set": (SetLoss, SetNet, set_reference, _set_targets),
-    "two-stage": (TwoStage, StageNet, stage_reference, lambda g, n: {"y": torch.randn(n, 3, generator=g, dtype=torch.float64)}),
+    "two-stage": (
+        TwoStage,
+        StageNet,
+        stage_reference,
+        lambda g, n: {"y": torch.randn(n, 3, generator=g, dtype=torch.float64)},
+    ),
     "gan": (Gan, GanNet, gan_reference, lambda g, n: {"y": torch.zeros(n)}),
-    "contrastive": (Contrastive, EmbedNet, contrastive_reference, lambda g, n: {"y": torch.randint(0, 3, (n,), generator=g)}),
+    "contrastive": (
+        Contrastive,
+        EmbedNet,
+        contrastive_reference,
+        lambda g, n: {"y": torch.randint(0, 3, (n,), generator=g)},
+    ),
 }
 
 
 class ToyLoader:
     """Global batches of `size` in order; a rank takes a deliberately unequal share (the first gets more)."""
 
-    def __init__(self, task: Toy, x: Tensor, targets: dict[str, Tensor], size: int, processes: Processes | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        task: Toy,
+        x: Tensor,
+        targets: dict[str, Tensor],
+        size: int,
+        processes: Processes | None = None,
+        seed: int = 0,
+    ) -> None:
         self.task, self.x, self.targets, self.size, self.seed = task, x, targets, size, seed
         self.processes = processes or Processes()
         self.steps_per_epoch, self.samples_per_epoch = -(-len(x) // size), len(x)
@@ -304,7 +332,10 @@ class ToyLoader:
                 cut = len(positions) - max(1, len(positions) // 3)
                 positions = positions[:cut] if self.processes.rank == 0 else positions[cut:]
             keys = seeding.keys(self.seed, number, positions)
-            samples = [Prepared(str(i), self.x[i], {n: t[i] for n, t in self.targets.items()}, Geometry((1, 1), (1, 1)), {}) for i in positions]
+            samples = [
+                Prepared(str(i), self.x[i], {n: t[i] for n, t in self.targets.items()}, Geometry((1, 1), (1, 1)), {})
+                for i in positions
+            ]
             yield self.task.collate(samples, keys)
 
 
@@ -314,4 +345,10 @@ def make(name: str, samples: int = 11) -> tuple[Toy, nn.Module, Reference, Tenso
     g = torch.Generator().manual_seed(5)
     with seeding.torch_seeded("toy", name):
         model = net().double()
-    return kind(TaskSettings()), model, reference, torch.randn(samples, DIM, generator=g, dtype=torch.float64), targets(g, samples)
+    return (
+        kind(TaskSettings()),
+        model,
+        reference,
+        torch.randn(samples, DIM, generator=g, dtype=torch.float64),
+        targets(g, samples),
+    )

@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ class Bundle:
             "format": "opsin-bundle",
             "version": VERSION,
             "opsin": __version__,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "task": {"name": self.task_name, "settings": self.task.settings.model_dump(mode="json")},
             "model": self.spec.to_dict(),
             "weights": {"file": "weights.safetensors", "sha256": checksum},
@@ -109,12 +109,16 @@ class Bundle:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{folder / 'bundle.json'} cannot be read: {error}") from error
         if record.get("format") != "opsin-bundle" or record.get("version", 0) > VERSION:
-            raise CheckpointError(f"{folder / 'bundle.json'} has version {record.get('version')!r}; this opsin reads up to {VERSION}.")
+            raise CheckpointError(
+                f"{folder / 'bundle.json'} has version {record.get('version')!r}; this opsin reads up to {VERSION}."
+            )
         kind = tasks.get(record["task"]["name"])
         task: Task[Any] = kind(kind.settings_type.model_validate(record["task"]["settings"]))
         spec = ModelSpec.from_dict(record["model"])
         if model is None and spec.name.startswith("object:"):
-            raise CheckpointError(f"{folder}: the model was given as an object ({spec.name[7:]}); load it with opsin.load(path, model=...).")
+            raise CheckpointError(
+                f"{folder}: the model was given as an object ({spec.name[7:]}); load it with opsin.load(path, model=...)."
+            )
         network = build_with(model, spec, check=False) if model is not None else build(spec, check=False)
         assembled = task.assemble(network)
         tensors = read_weights(folder / record["weights"]["file"], record["weights"]["sha256"])
@@ -122,7 +126,11 @@ class Bundle:
             assembled.load_state_dict(tensors, strict=True)
         except RuntimeError as error:
             raise CheckpointError(f"{folder}: the weights do not fit the model '{spec.name}': {error}") from error
-        info = {k: v for k, v in record.items() if k not in ("format", "version", "opsin", "created", "task", "model", "weights")}
+        info = {
+            k: v
+            for k, v in record.items()
+            if k not in ("format", "version", "opsin", "created", "task", "model", "weights")
+        }
         return cls(task, record["task"]["name"], spec, assembled.eval(), info, folder)
 
     # Predicting ------------------------------------------------------------------------------------------------------
@@ -148,7 +156,8 @@ class Bundle:
 
     def stream(self, images: Iterable[Any], *, batch_size: int = 32, runner: Any = None) -> Iterator[Any]:
         """Predict pictures as they come, one result each, in order."""
-        source = (as_sample(image, number) for number, image in enumerate(images))
+        reduce_to = getattr(self.task, "reduce_to", None)
+        source = (as_sample(image, number, reduce_to) for number, image in enumerate(images))
         while samples := list(islice(source, batch_size)):
             yield from self.predict_samples(samples, runner)
 
@@ -196,7 +205,7 @@ def read_weights(path: Path, checksum: str | None = None) -> dict[str, Tensor]:
     return tensors
 
 
-def as_sample(image: Any, number: int = 0) -> Sample:
+def as_sample(image: Any, number: int = 0, reduce_to: int | None = None) -> Sample:
     """A sample from whatever a person has: path, Pillow image, array or tensor.
 
     Raises:
@@ -208,7 +217,7 @@ def as_sample(image: Any, number: int = 0) -> Sample:
     if isinstance(image, Sample):
         return image
     if isinstance(image, str | Path):
-        return Sample(str(image), read_image(Path(image))[0])
+        return Sample(str(image), read_image(Path(image), reduce_to=reduce_to)[0])
     if isinstance(image, Image.Image):
         file = io.BytesIO()
         image.save(file, "PNG" if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else "TIFF")

@@ -298,7 +298,9 @@ def parse_value(text: str) -> Any:
 def _leaves(values: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], Any]]:
     for name, value in values.items():
         path = (*prefix, name)
-        deep = isinstance(value, Mapping) and len(path) < 2 or (path == ("data", "split") and isinstance(value, Mapping))
+        deep = (isinstance(value, Mapping) and len(path) < 2) or (
+            path == ("data", "split") and isinstance(value, Mapping)
+        )
         if deep:
             yield from _leaves(value, path)
         else:
@@ -311,13 +313,23 @@ def _put(target: dict[str, Any], path: Sequence[str], value: Any) -> None:
     target[path[-1]] = value
 
 
-def _unknown_keys(merged: dict[str, Any], known: Mapping[str, type[BaseModel]], sources: Mapping[str, str]) -> list[str]:
+def _unknown_keys(
+    merged: dict[str, Any], known: Mapping[str, type[BaseModel]], sources: Mapping[str, str]
+) -> list[str]:
     problems = []
     every = {f"{section}.{key}": section for section, model in known.items() for key in model.model_fields}
     for name in merged:
         if name not in known:
-            keys = [path for path in every if path.rpartition(".")[2] in nearest(name, {p.rpartition(".")[2] for p in every}, n=1)]
-            hint = f" Did you mean {' or '.join(keys)}?" if keys and not nearest(name, known, n=1) else _suggest(name, known)
+            keys = [
+                path
+                for path in every
+                if path.rpartition(".")[2] in nearest(name, {p.rpartition(".")[2] for p in every}, n=1)
+            ]
+            hint = (
+                f" Did you mean {' or '.join(keys)}?"
+                if keys and not nearest(name, known, n=1)
+                else _suggest(name, known)
+            )
             problems.append(f"Unknown section '{name}'.{hint} Sections: {', '.join(known)}.")
     for section, model in known.items():
         given = merged.get(section)
@@ -339,7 +351,9 @@ def _partial(settings: type[Settings]) -> type[BaseModel]:
     return create_model(f"{settings.__name__}Given", __config__=settings.model_config, **fields)
 
 
-def _validated(name: str, model: type[BaseModel], section: dict[str, Any], sources: Mapping[str, str], problems: list[str]) -> Any:
+def _validated(
+    name: str, model: type[BaseModel], section: dict[str, Any], sources: Mapping[str, str], problems: list[str]
+) -> Any:
     try:
         return model.model_validate(section)
     except ValidationError as error:

@@ -100,8 +100,19 @@ def _literal_names(path: Path) -> tuple[str, ...]:
     if "NAMES" not in text:
         return ()
     for node in ast.parse(text).body:
-        target = node.targets[0] if isinstance(node, ast.Assign) else node.target if isinstance(node, ast.AnnAssign) else None
-        if isinstance(target, ast.Name) and target.id == "NAMES" and isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+        target = (
+            node.targets[0]
+            if isinstance(node, ast.Assign)
+            else node.target
+            if isinstance(node, ast.AnnAssign)
+            else None
+        )
+        if (
+            isinstance(target, ast.Name)
+            and target.id == "NAMES"
+            and isinstance(node, ast.Assign | ast.AnnAssign)
+            and node.value
+        ):
             return tuple(ast.literal_eval(node.value))
     return ()
 
@@ -130,7 +141,9 @@ def from_reference(reference: str) -> Any:
         try:
             module = importlib.import_module(place)
         except ModuleNotFoundError as error:
-            raise ConfigError(f"'{reference}': no module named '{error.name}'. Is it installed or on PYTHONPATH?") from error
+            raise ConfigError(
+                f"'{reference}': no module named '{error.name}'. Is it installed or on PYTHONPATH?"
+            ) from error
     if not hasattr(module, attribute):
         public = [n for n in vars(module) if not n.startswith("_")]
         raise UnknownName(f"name in {place}", attribute, public)

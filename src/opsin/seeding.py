@@ -101,7 +101,7 @@ def seed_torch(*parts: int | str) -> None:
 
     value = key(*parts) >> 1
     torch.default_generator.manual_seed(value)
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(value)
 
 

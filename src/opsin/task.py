@@ -125,10 +125,12 @@ class Batch:
         """Cut into micro-batches of at most `size` samples (after `augment`, so without extra samples)."""
         if len(self) <= size:
             return [self]
-        return [
-            Batch(**{f.name: None if getattr(self, f.name) is None else _rows_of(getattr(self, f.name), i, i + size) for f in fields(self)})
+        given: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        parts = [
+            {name: None if value is None else _rows_of(value, i, i + size) for name, value in given.items()}
             for i in range(0, len(self), size)
         ]
+        return [Batch(**part) for part in parts]
 
 
 class Part(NamedTuple):
@@ -138,7 +140,7 @@ class Part(NamedTuple):
     """
 
     sum: Tensor
-    count: Tensor | float
+    count: Tensor | float  # type: ignore[assignment]  # hides tuple.count, which nothing uses
     weight: float = 1.0
 
 
@@ -241,7 +243,9 @@ class Task(abc.ABC, Generic[S]):
     # Prediction and judgement -----------------------------------------------------------------------------------------
 
     @abc.abstractmethod
-    def predict_step(self, outputs: Mapping[str, NDArray[Any]], ids: Sequence[str], geometry: Sequence[Geometry]) -> list[Any]:
+    def predict_step(
+        self, outputs: Mapping[str, NDArray[Any]], ids: Sequence[str], geometry: Sequence[Geometry]
+    ) -> list[Any]:
         """Turn model outputs (arrays by name, from any runtime) into one result per picture, in original pixels."""
 
     @abc.abstractmethod

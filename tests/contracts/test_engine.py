@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.toys import TOYS, ToyLoader, make
 from torch import Tensor, nn
 
 from opsin import seeding
 from opsin.engine.distributed import Processes
-from opsin.engine.events import Event, EpochDone, Stream
+from opsin.engine.events import EpochDone, Event, Stream
 from opsin.engine.loop import Loop, Plan
 from opsin.engine.precision import Precision
-from tests.toys import TOYS, ToyLoader, make
 
 BATCH, EPOCHS = 4, 2
 
@@ -31,7 +31,9 @@ def _optimizers(task: object, model: nn.Module) -> dict[str, torch.optim.Optimiz
     }
 
 
-def _train(name: str, processes: Processes | None = None, micro: int | None = None, listener: object = None) -> dict[str, Tensor]:
+def _train(
+    name: str, processes: Processes | None = None, micro: int | None = None, listener: object = None
+) -> dict[str, Tensor]:
     task, model, _, x, targets = make(name)
     loader = ToyLoader(task, x, targets, BATCH, processes)
     loop = Loop(
@@ -116,7 +118,16 @@ def test_the_epoch_loss_is_the_mean_over_samples() -> None:
     loader = ToyLoader(task, x, targets, BATCH)
     frozen = {"main": torch.optim.SGD(model.parameters(), lr=0.0)}
     events: list[Event] = []
-    loop = Loop(task, model, frozen, lambda step: 1.0, loader, Plan(1), precision=Precision("fp64", torch.device("cpu"), False), stream=Stream({"l": events.append}))
+    loop = Loop(
+        task,
+        model,
+        frozen,
+        lambda step: 1.0,
+        loader,
+        Plan(1),
+        precision=Precision("fp64", torch.device("cpu"), False),
+        stream=Stream({"l": events.append}),
+    )
     loop.run()
     epoch = next(e for e in events if isinstance(e, EpochDone))
     out = model(x)

@@ -33,7 +33,15 @@ def _settings(data: Path, workers: int = 0) -> dict[str, Any]:
         "model": {"name": "smallnet", "kwargs": {"stem": 4, "widths": [8, 8], "depths": [1, 1]}},
         "optimizer": {"name": "sgd", "lr": 0.05, "clip_norm": 1.0, "ema": 0.9},
         "task": {"small": False, "image_size": [24, 24], "augment_preset": "strong"},
-        "run": {"epochs": 2, "batch_size": 15, "precision": "fp64", "channels_last": False, "listeners": [], "threads": 1, "preflight": False},
+        "run": {
+            "epochs": 2,
+            "batch_size": 15,
+            "precision": "fp64",
+            "channels_last": False,
+            "listeners": [],
+            "threads": 1,
+            "preflight": False,
+        },
     }
 
 
@@ -41,7 +49,13 @@ def _train(folder: str, settings: dict[str, Any], rank: int = 0, world: int = 1,
     from opsin.run import start
 
     if world > 1:
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
+        os.environ |= {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "RANK": str(rank),
+            "WORLD_SIZE": str(world),
+            "LOCAL_RANK": str(rank),
+        }
     start("classify", [Layer("test", settings)], out=folder, quiet=True)
 
 
@@ -63,7 +77,10 @@ def test_two_processes_with_unequal_shares(alone: Path) -> None:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
     spawn = multiprocessing.get_context("spawn")
-    both = [spawn.Process(target=_train, args=(str(alone / "two"), _settings(alone / "data"), rank, 2, port)) for rank in range(2)]
+    both = [
+        spawn.Process(target=_train, args=(str(alone / "two"), _settings(alone / "data"), rank, 2, port))
+        for rank in range(2)
+    ]
     for process in both:
         process.start()
     for process in both:

@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import opsin
-from opsin.engine.events import EpochDone, Event, Evaluated
+from opsin.engine.events import EpochDone, Evaluated, Event
 from opsin.errors import CheckpointError, ConfigError, TrainingError
 
 
@@ -46,7 +46,9 @@ def digits() -> opsin.data.Dataset:  # type: ignore[name-defined]
     from opsin.data import from_arrays
 
     data = load_digits()
-    return from_arrays(np.uint8(data.images * 15.9), data.target, class_names=[str(i) for i in range(10)], name="digits")
+    return from_arrays(
+        np.uint8(data.images * 15.9), data.target, class_names=[str(i) for i in range(10)], name="digits"
+    )
 
 
 def test_five_lines(digits) -> None:  # type: ignore[no-untyped-def]
@@ -98,8 +100,18 @@ def test_several_heads_with_missing_labels_and_labels_of_one_column(tmp_path: Pa
         name = f"pictures/{i:03d}.png"
         Image.fromarray(np.uint8(data.images[i] * 15.9)).save(tmp_path / name)
         number = int(data.target[i])
-        traits = "|".join(word for word, yes in (("round", number in (0, 6, 8, 9)), ("straight", number in (1, 4, 7))) if yes)
-        rows.append([name, "" if i % 7 == 0 else number, "even" if number % 2 == 0 else "odd", traits or "|", f"writer-{i // 10}"])
+        traits = "|".join(
+            word for word, yes in (("round", number in (0, 6, 8, 9)), ("straight", number in (1, 4, 7))) if yes
+        )
+        rows.append(
+            [
+                name,
+                "" if i % 7 == 0 else number,
+                "even" if number % 2 == 0 else "odd",
+                traits or "|",
+                f"writer-{i // 10}",
+            ]
+        )
     with (tmp_path / "labels.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["file", "digit", "parity", "traits", "writer"], *rows])
     columns = {"image": "file", "digit": "digit", "parity": "parity", "traits": "traits:multi", "group": "writer"}

@@ -14,7 +14,15 @@ from sklearn.datasets import load_digits
 
 from opsin.cli import main
 
-FAST = ["run.preflight=true", "run.listeners=[\"jsonl\"]", "model.kwargs.stem=4", "model.kwargs.widths=[8, 8, 8]", "--model", "smallnet", "--quiet"]
+FAST = [
+    "run.preflight=true",
+    'run.listeners=["jsonl"]',
+    "model.kwargs.stem=4",
+    "model.kwargs.widths=[8, 8, 8]",
+    "--model",
+    "smallnet",
+    "--quiet",
+]
 
 
 def write(folder: Path, indices: range) -> Path:
@@ -55,7 +63,16 @@ def run(place: Path) -> Path:
 
 
 def test_train_wrote_everything(run: Path) -> None:
-    for name in ("recipe.json", "data.json", "environment.json", "metrics.jsonl", "run.json", "bundle/bundle.json", "bundle/weights.safetensors", "predictions/val.npz"):
+    for name in (
+        "recipe.json",
+        "data.json",
+        "environment.json",
+        "metrics.jsonl",
+        "run.json",
+        "bundle/bundle.json",
+        "bundle/weights.safetensors",
+        "predictions/val.npz",
+    ):
         assert (run / name).exists(), name
     assert json.loads((run / "run.json").read_text())["status"] == "done"
     assert json.loads((run / "recipe.json").read_text())["sources"]["run.epochs"] == "flag --epochs"
@@ -76,7 +93,9 @@ def test_predict_table_sorting_review_and_bad_files(run: Path, place: Path, caps
     folder = place / "new"
     write(folder, range(1700, 1712))
     (folder / "broken.png").write_bytes(b"not a picture")
-    found = call(capsys, "predict", "runs/a", "new", "--sort-into", "sorted", "--save", "drawn", "--review-below", "0.9")
+    found = call(
+        capsys, "predict", "runs/a", "new", "--sort-into", "sorted", "--save", "drawn", "--review-below", "0.9"
+    )
     assert len(found["predictions"]) == 12
     assert list(found["failed"]) == ["broken.png"]
     lines = list(csv.DictReader(Path(found["table"]).open()))
@@ -101,7 +120,9 @@ def test_one_by_one_and_in_batches_agree(run: Path, place: Path) -> None:
 
 
 def test_compare_repeat_and_list(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    repeated = call(capsys, "train", "classify", "--data", "digits", "--epochs", "2", "--out", "runs/r", "--repeat", "2", *FAST)
+    repeated = call(
+        capsys, "train", "classify", "--data", "digits", "--epochs", "2", "--out", "runs/r", "--repeat", "2", *FAST
+    )
     assert repeated["metrics"]["accuracy"]["seeds"] == 2
     found = call(capsys, "compare", "runs/a", "runs/r/seed-0", "--split", "val")
     assert found["pairs"][0]["test"] == "exact McNemar"
@@ -111,15 +132,43 @@ def test_compare_repeat_and_list(run: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_compare_refuses_other_test_ids(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    call(capsys, "train", "classify", "--data", "digits", "--epochs", "1", "--split-seed", "7", "--out", "runs/other", *FAST)
+    call(
+        capsys,
+        "train",
+        "classify",
+        "--data",
+        "digits",
+        "--epochs",
+        "1",
+        "--split-seed",
+        "7",
+        "--out",
+        "runs/other",
+        *FAST,
+    )
     found = call(capsys, "compare", "runs/a", "runs/other", "--split", "val", code=2)
     assert "not over the same samples" in found["error"]["message"]
 
 
 def test_split_from_keeps_the_sealed_test(run: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(place / "digits-week-two", range(500))
-    found = call(capsys, "train", "classify", "--data", "digits-week-two", "--epochs", "1", "--split-from", "runs/a", "--out", "runs/b", *FAST)
-    old, new = (json.loads((place / name / "data.json").read_text())["split"]["parts"] for name in ("runs/a", found["run"]))
+    found = call(
+        capsys,
+        "train",
+        "classify",
+        "--data",
+        "digits-week-two",
+        "--epochs",
+        "1",
+        "--split-from",
+        "runs/a",
+        "--out",
+        "runs/b",
+        *FAST,
+    )
+    old, new = (
+        json.loads((place / name / "data.json").read_text())["split"]["parts"] for name in ("runs/a", found["run"])
+    )
     for part in ("train", "val", "test"):
         assert set(old[part]) <= set(new[part])
     assert len(new["test"]) > len(old["test"])
@@ -132,14 +181,32 @@ def test_broken_pictures_stop_training_before_step_one(place: Path, capsys: pyte
     found = call(capsys, "train", "classify", "--data", "with-broken", "--epochs", "1", *FAST, code=2)
     assert bad.name in found["error"]["message"]
     assert "--skip-bad" in found["error"]["message"]
-    found = call(capsys, "train", "classify", "--data", "with-broken", "--epochs", "1", "--skip-bad", "--out", "runs/skipped", *FAST)
+    found = call(
+        capsys,
+        "train",
+        "classify",
+        "--data",
+        "with-broken",
+        "--epochs",
+        "1",
+        "--skip-bad",
+        "--out",
+        "runs/skipped",
+        *FAST,
+    )
     record = json.loads((place / "runs/skipped/data.json").read_text())
     assert [Path(name).name for name in record["skipped"]] == [bad.name]
 
 
 def test_wrong_use(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "exists already" in call(capsys, "train", "classify", "--data", "digits", "--out", "runs/a", code=2)["error"]["message"]
-    assert "resnet18" in call(capsys, "train", "classify", "--data", "digits", "--model", "resnet81", code=2)["error"]["message"]
+    assert (
+        "exists already"
+        in call(capsys, "train", "classify", "--data", "digits", "--out", "runs/a", code=2)["error"]["message"]
+    )
+    assert (
+        "resnet18"
+        in call(capsys, "train", "classify", "--data", "digits", "--model", "resnet81", code=2)["error"]["message"]
+    )
     assert "classify" in call(capsys, "train", "clasify", "--data", "digits", code=2)["error"]["message"]
     assert call(capsys, "train", "--resume", "runs/a")["status"] == "done"
 

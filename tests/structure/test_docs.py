@@ -38,19 +38,21 @@ def text_of(page: Path) -> str:
     return page.read_text(encoding="utf-8")
 
 
-def commands(text: str) -> Iterator[tuple[str, bool]]:
-    """Command lines in blocks (whole), and commands named in running text (perhaps only their beginning)."""
+def commands(text: str) -> Iterator[tuple[str, str]]:
+    """Command lines in blocks, `right` or (where an error is shown below) `wrong`; and those that running text mentions."""
     for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        if language in ("console", "sh", "bash", ""):
-            for line in re.sub(r"\\\n\s*", "", block).splitlines():
-                if re.match(r"(\$ )?opsin\s", line):
-                    yield line.removeprefix("$ "), True
+        lines = re.sub(r"\\\n\s*", "", block).splitlines() if language in ("console", "sh", "bash", "") else []
+        for line, below in zip(lines, [*lines[1:], ""]):
+            if re.match(r"(\$ )?opsin\s", line):
+                yield line.removeprefix("$ "), "wrong" if below.startswith("Error:") else "right"
     without_blocks = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     for span in re.findall(r"`(opsin [^`]+)`", without_blocks):
-        yield span, False
+        yield span, "mention"
 
 
-SHOWN = [(page.relative_to(ROOT).as_posix(), *found) for page in PAGES for found in dict.fromkeys(commands(text_of(page)))]
+SHOWN = [
+    (page.relative_to(ROOT).as_posix(), *found) for page in PAGES for found in dict.fromkeys(commands(text_of(page)))
+]
 
 
 @every_page
@@ -65,53 +67,60 @@ def test_generated_parts_are_found() -> None:
         generate.renewed("<!-- generated: nothing -->\n<!-- end -->\n")
 
 
-@pytest.mark.parametrize(("page", "line", "whole"), SHOWN, ids=[f"{page}: {line}" for page, line, _ in SHOWN])
-def test_commands_can_be_typed(page: str, line: str, whole: bool) -> None:
+@pytest.mark.parametrize(("page", "line", "kind"), SHOWN, ids=[f"{page}: {line}" for page, line, _ in SHOWN])
+def test_commands_can_be_typed(page: str, line: str, kind: str) -> None:
     words = shlex.split(line, comments=True)[1:]
-    if words[0].startswith("-"):
-        return
-    if not whole and (set(line) & set("|[…") or "..." in line):  # a pattern, not a command
-        words = words[:1]
-    command, rest = generate.command_of([word for word in words if word not in ("VERB", "TASK")][: None if whole else 2]) if whole else _beginning(words)
-    if whole:
-        context = command.make_context(" ".join(words), list(rest))
-        _check_settings(context.params)
-        return
-    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
-    assert [word for word in rest if word.startswith("--") and word.partition("=")[0] not in known] == []
+    if kind == "mention":
+        _check_mention(line, words)
+    elif kind == "wrong":
+        with pytest.raises(OpsinError):
+            _check_command(words)
+    else:
+        _check_command(words)
 
 
-def _beginning(words: list[str]) -> tuple[Any, list[str]]:
-    """The command that a mention names; a group named alone is a command too."""
+def _check_command(words: list[str]) -> None:
+    """Parse a whole command line as the command line itself would, settings included."""
+    command, rest = generate.command_of(words)
+    context = command.make_context(" ".join(words), list(rest))
+    if context.params.get("settings"):
+        from opsin.recipe import overrides
+        from opsin.run import new_recipe
+
+        new_recipe(context.params["task"], [overrides(context.params["settings"])])
+
+
+def _check_mention(line: str, words: list[str]) -> None:
+    """The verb exists, and the flags that are named with it; patterns such as `opsin data a|b` are cut at the verb."""
     from opsin import cli
 
+    if words[0].startswith("-"):
+        return
+    words = words[:1] if set(line) & set("|[") or "..." in line else words
     verb = next((verb for verb in cli.verbs().values() if words[0] in (verb.name, *verb.aliases)), None)
     assert verb is not None, f"there is no verb {words[0]}"
     command, rest = cli.load(verb), words[1:]
     if hasattr(command, "commands") and rest:
         assert rest[0] in command.commands, f"there is no command {words[0]} {rest[0]}"
         command, rest = command.commands[rest[0]], rest[1:]
-    return command, rest
-
-
-def _check_settings(given: dict[str, Any]) -> None:
-    """Words like optimizer.lr=0.1 must be settings, with values of the right type."""
-    if not given.get("settings"):
-        return
-    from opsin.recipe import overrides
-    from opsin.run import new_recipe
-
-    new_recipe(given["task"], [overrides(given["settings"])])
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert [word for word in rest if word.startswith("--") and word.partition("=")[0] not in known | {"--help"}] == []
 
 
 def test_wrong_commands_would_be_found() -> None:
-    for line in ("opsin train classify --no-such-flag", "opsin nothing", "opsin data nothing"):
-        with pytest.raises((Exception, StopIteration)):
-            test_commands_can_be_typed("", line, True)
-    with pytest.raises(OpsinError):
-        test_commands_can_be_typed("", "opsin train classify --data x optimizer.rl=1", True)
-    with pytest.raises(AssertionError):
-        test_commands_can_be_typed("", "opsin train --no-such-flag", False)
+    from typer import TyperException
+
+    with pytest.raises(TyperException, match="no-such-flag"):
+        _check_command(["train", "classify", "--no-such-flag"])
+    with pytest.raises(StopIteration):
+        _check_command(["nothing"])
+    with pytest.raises(KeyError):
+        _check_command(["data", "nothing"])
+    with pytest.raises(OpsinError, match=r"optimizer\.rl"):
+        _check_command(["train", "classify", "--data", "x", "optimizer.rl=1"])
+    for line in ("opsin train --no-such-flag", "opsin nothing", "opsin data nothing"):
+        with pytest.raises(AssertionError):
+            _check_mention(line, line.split()[1:])
 
 
 @every_page
@@ -139,7 +148,9 @@ def test_the_navigation_lists_every_page() -> None:
                 yield from pages(value) if isinstance(value, list) else [value]
 
     listed = list(pages(yaml.safe_load(text_of(ROOT / "mkdocs.yml"))["nav"]))
-    assert sorted(listed) == sorted(path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md"))
+    assert sorted(listed) == sorted(
+        path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")
+    )
 
 
 def test_every_verb_has_a_page() -> None:

@@ -58,7 +58,11 @@ def _place(frame) -> str:  # type: ignore[no-untyped-def]
 @pytest.fixture
 def task() -> Classify:
     head = HeadSettings(name="label", class_names=("a", "b"))
-    return Classify(ClassifySettings(heads=(head,), image_size=(28, 28), channels=1, mean=(0.5,), std=(0.25,), small=True, flip=False))
+    return Classify(
+        ClassifySettings(
+            heads=(head,), image_size=(28, 28), channels=1, mean=(0.5,), std=(0.25,), small=True, flip=False
+        )
+    )
 
 
 def test_one_picture_from_disk_to_result(task: Classify, tmp_path: Path) -> None:
@@ -66,9 +70,19 @@ def test_one_picture_from_disk_to_result(task: Classify, tmp_path: Path) -> None
 
     path = tmp_path / "one.png"
     Image.fromarray(np.zeros((28, 28), np.uint8)).save(path)
-    bundle = Bundle(task, "classify", ModelSpec("linear", {}, 1, 2, (28, 28)), task.assemble(build(ModelSpec("linear", {}, 1, 2, (28, 28)))))
+    bundle = Bundle(
+        task,
+        "classify",
+        ModelSpec("linear", {}, 1, 2, (28, 28)),
+        task.assemble(build(ModelSpec("linear", {}, 1, 2, (28, 28)))),
+    )
     bundle.predict(path)
-    stations = {"data/image.py:read_image", "tasks/classify.py:prepare", "models/linear.py:forward", "tasks/classify.py:predict_step"}
+    stations = {
+        "data/image.py:read_image",
+        "tasks/classify.py:prepare",
+        "models/linear.py:forward",
+        "tasks/classify.py:predict_step",
+    }
     files = _files_on_the_way(lambda: bundle.predict(path), stations)
     assert files == {"bundle.py", "data/image.py", "tasks/classify.py", "the architecture"}
 
@@ -80,7 +94,15 @@ def test_one_batch_through_a_training_step(task: Classify) -> None:
     model = task.assemble(build(ModelSpec("linear", {}, 1, 2, (28, 28))))
     loader = TrainLoader(data, np.arange(8), task, batch_size=8, seed=0)
     batch = next(iter(loader.epoch(0)))
-    loop = Loop(task, model, {"main": build_optimizer(OptimizerSettings(), model.named_parameters(), 8)}, lambda step: 1.0, loader, Plan(1), precision=precision)
+    loop = Loop(
+        task,
+        model,
+        {"main": build_optimizer(OptimizerSettings(), model.named_parameters(), 8)},
+        lambda step: 1.0,
+        loader,
+        Plan(1),
+        precision=precision,
+    )
     loop._step(batch)
     stations = {"tasks/classify.py:augment", "tasks/classify.py:training_step", "models/linear.py:forward"}
     files = _files_on_the_way(lambda: loop._step(batch), stations)

@@ -18,7 +18,12 @@ def _build(*layers: Layer) -> Recipe:
 
 
 def test_all_mistakes_at_once_with_the_nearest_name_and_the_source() -> None:
-    layers = [Layer("preset x", {"optimizer": {"lrr": 1}, "dta": {}}), overrides(["run.batchsize=3", "run.epochs=x", "optimizer.lr=-1", "data.split.sed=4", "task.label_smothing=0.1"])]
+    layers = [
+        Layer("preset x", {"optimizer": {"lrr": 1}, "dta": {}}),
+        overrides(
+            ["run.batchsize=3", "run.epochs=x", "optimizer.lr=-1", "data.split.sed=4", "task.label_smothing=0.1"]
+        ),
+    ]
     with pytest.raises(ConfigError) as error:
         _build(*layers)
     text = str(error.value)
@@ -51,7 +56,9 @@ def test_words_that_are_no_settings() -> None:
 
 
 def test_round_trip_through_json() -> None:
-    recipe = _build(overrides(["run.seed=5", "task.augment.shift=0.1", "model.kwargs.stem=8", "data.split.group=parent"]))
+    recipe = _build(
+        overrides(["run.seed=5", "task.augment.shift=0.1", "model.kwargs.stem=8", "data.split.group=parent"])
+    )
     again = Recipe.from_dict(json.loads(json.dumps(recipe.to_dict())))
     assert again.to_dict() == recipe.to_dict()
     assert again.model.kwargs == {"stem": 8}
@@ -62,7 +69,10 @@ def test_a_newer_recipe_is_refused() -> None:
         Recipe.from_dict({"version": 2})
 
 
-@pytest.mark.parametrize(("text", "value"), [("3", 3), ("0.5", 0.5), ("true", True), ("none", "none"), ("null", None), ("[1, 2]", [1, 2]), ("a b", "a b")])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("3", 3), ("0.5", 0.5), ("true", True), ("none", "none"), ("null", None), ("[1, 2]", [1, 2]), ("a b", "a b")],
+)
 def test_values_typed_by_people(text: str, value: object) -> None:
     assert parse_value(text) == value
 

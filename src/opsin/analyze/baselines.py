@@ -60,7 +60,12 @@ def _pixels(task: Classify, data: Dataset, indices: NDArray[np.int64]) -> NDArra
 
 
 def _scores(
-    task: Classify, data: Dataset, method: str, train: NDArray[np.int64], seen: NDArray[np.float32], asked: NDArray[np.float32]
+    task: Classify,
+    data: Dataset,
+    method: str,
+    train: NDArray[np.int64],
+    seen: NDArray[np.float32],
+    asked: NDArray[np.float32],
 ) -> Iterator[NDArray[np.float64]]:
     """Probabilities (n, K) of each head."""
     for head in task.settings.heads:
@@ -72,14 +77,20 @@ def _scores(
         yield np.stack([_probabilities(method, column, 2, seen, asked)[:, 1] for column in columns], axis=1)
 
 
-def _probabilities(method: str, target: NDArray[np.int64], k: int, seen: NDArray[np.float32], asked: NDArray[np.float32]) -> NDArray[np.float64]:
+def _probabilities(
+    method: str, target: NDArray[np.int64], k: int, seen: NDArray[np.float32], asked: NDArray[np.float32]
+) -> NDArray[np.float64]:
     known = target >= 0
     shares = np.bincount(target[known], minlength=k) / max(known.sum(), 1)
     found = np.tile(shares, (len(asked), 1))
     present = np.unique(target[known])
     if method == "majority" or len(present) < 2:
         return found
-    model = LogisticRegression(max_iter=60, tol=1e-3) if method == "logistic regression" else KNeighborsClassifier(1, algorithm="brute")
+    model = (
+        LogisticRegression(max_iter=60, tol=1e-3)
+        if method == "logistic regression"
+        else KNeighborsClassifier(1, algorithm="brute")
+    )
     with threadpool_limits(limits=torch.get_num_threads()), np.errstate(all="ignore"):
         model.fit(seen[known], target[known])
         chances = model.predict_proba(asked)

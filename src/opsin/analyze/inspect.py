@@ -13,7 +13,8 @@ from opsin.data.dataset import PARTS, Dataset
 def inspect_data(data: Dataset) -> dict[str, Any]:
     """Format, pictures, sizes, classes by part, and what to do next, as JSON values."""
     sizes = picture_sizes(data, np.arange(len(data), dtype=np.int64)) if len(data) else np.zeros((0, 2), np.int64)
-    parts = {part: code for code, part in enumerate(PARTS) if (data.given_split == code).any()} or {"all": None}
+    parts: dict[str, int | None] = {part: code for code, part in enumerate(PARTS) if (data.given_split == code).any()}
+    parts = parts or {"all": None}
     return {
         "name": data.name,
         "format": data.format,
@@ -22,7 +23,9 @@ def inspect_data(data: Dataset) -> dict[str, Any]:
         "spec": data.spec._asdict(),
         "sizes": _sizes(sizes),
         "conversions": data.conversions,
-        "parts": {part: int(len(data) if code is None else (data.given_split == code).sum()) for part, code in parts.items()},
+        "parts": {
+            part: int(len(data) if code is None else (data.given_split == code).sum()) for part, code in parts.items()
+        },
         "classes": {head.name: _counts(data, head, parts) for head in data.heads if head.kind != "regression"},
         "problems": [problem.message for problem in data.problems],
         "next": _next(data),
@@ -44,7 +47,11 @@ def _counts(data: Dataset, head: Any, parts: dict[str, int | None]) -> dict[str,
     values = data.targets[head.name]
     for part, code in parts.items():
         chosen = values if code is None else values[data.given_split == code]
-        counts = np.nansum(chosen, axis=0) if head.kind == "multi" else np.bincount(chosen[chosen >= 0], minlength=len(head.class_names))
+        counts = (
+            np.nansum(chosen, axis=0)
+            if head.kind == "multi"
+            else np.bincount(chosen[chosen >= 0], minlength=len(head.class_names))
+        )
         for name, count in zip(head.class_names, counts):
             found[name][part] = int(count)
     return found

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsin.metrics.intervals import Interval, bootstrap, proportion
+from opsin.metrics.paired import Difference, paired_bootstrap
 from opsin.results.rows import Rows
 from opsin.seeding import numpy_generator
 from opsin.task import Task
@@ -29,12 +30,42 @@ def measure(
     """
     count = int(max(200, min(replicates, BUDGET // max(len(rows), 1))))
     generator = numpy_generator(seed, "bootstrap")
-    found = bootstrap(lambda weights: task.summarize(rows, weights), len(rows), groups=groups, replicates=count, seed=generator)
+    found = bootstrap(
+        lambda weights: task.summarize(rows, weights), len(rows), groups=groups, replicates=count, seed=generator
+    )
     if "accuracy" in found and "scores" in rows:
         known = rows["target"] >= 0
         right = (rows["scores"].argmax(1) == rows["target"])[known]
         found["accuracy"] = proportion(right, groups=None if groups is None else groups[known])
     return found
+
+
+def paired_difference(
+    task: Task[Any],
+    first: Rows,
+    second: Rows,
+    name: str,
+    *,
+    groups: NDArray[Any] | None = None,
+    other: Task[Any] | None = None,
+    replicates: int = 500,
+) -> Difference:
+    """How far two sets of answers to the same samples lie apart in one metric, with a 95 % interval.
+
+    Args:
+        task: judges `first`, and `second` too unless `other` is given.
+        first, second: rows of the same samples in the same order (`Rows.join`).
+        name: of the metric.
+        groups: (N,) group of each row.
+    """
+    return paired_bootstrap(
+        lambda weights: {name: task.summarize(first, weights)[name]},
+        lambda weights: {name: (other or task).summarize(second, weights)[name]},
+        len(first),
+        groups=groups,
+        replicates=replicates,
+        seed=0,
+    )[name]
 
 
 def as_json(intervals: dict[str, Interval]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on sta
 PIPE_WIDTH = 500  # columns of tables that go to a file or pipe, where cutting them off would lose values
 
 
-class OutputClosed(Exception):  # noqa: N818 - nothing went wrong
+class OutputClosed(Exception):
     """Whoever read standard output has gone (`opsin runs list | head -1`); nothing is left to say."""
 
 

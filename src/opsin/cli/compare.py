@@ -41,10 +41,19 @@ def _table(found: dict[str, Any]) -> Any:
     for one in found["runs"]:
         value = one["metric"]
         interval = "" if value["low"] is None else f"{value['low']:.4f} to {value['high']:.4f}"
-        table.add_row(one["run"], one["model"], f"{value['value']:.4f}", interval, f"{one['parameters']:,}", f"{one['seconds']:.0f}")
+        table.add_row(
+            one["run"],
+            one["model"],
+            f"{value['value']:.4f}",
+            interval,
+            f"{one['parameters']:,}",
+            f"{one['seconds']:.0f}",
+        )
     pairs = Table(title="Paired differences", title_justify="left")
     for heading in ("first", "second", "first - second", "95 % interval", "p (Holm)", "verdict"):
-        pairs.add_column(heading, justify="right" if heading in ("first - second", "95 % interval", "p (Holm)") else "left")
+        pairs.add_column(
+            heading, justify="right" if heading in ("first - second", "95 % interval", "p (Holm)") else "left"
+        )
     for pair in found["pairs"]:
         d = pair["difference"]
         interval = "" if d["low"] is None else f"{d['low']:+.4f} to {d['high']:+.4f}"

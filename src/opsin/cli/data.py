@@ -39,7 +39,10 @@ def _inspected(found: dict[str, Any], path: str) -> Any:
     lines = [f"{path}: {found['samples']:,} pictures, format '{found['format']}', {found['pictures']}"]
     if found["sizes"]:
         lines.append(f"sizes (height x width): {found['sizes']}")
-    lines += [f"converted when read: {words} ({count} of the pictures looked at)" for words, count in found["conversions"].items()]
+    lines += [
+        f"converted when read: {words} ({count} of the pictures looked at)"
+        for words, count in found["conversions"].items()
+    ]
     parts: list[Any] = [Text("\n".join(lines))]
     for head, counts in found["classes"].items():
         table = Table(title=f"{head}: {len(counts)} classes", title_justify="left")
@@ -60,7 +63,9 @@ def check(
     path: Place,
     format: Format = None,
     columns: Columns = None,
-    group: Annotated[str | None, typer.Option(help="Groups that must not straddle parts: a column, parent, regex:..., time:5min.")] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Groups that must not straddle parts: a column, parent, regex:..., time:5min.")
+    ] = None,
     html: Annotated[str | None, typer.Option(help="Write a page with the pictures here.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Run only these checks (repeat the flag).")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Leave these checks out (repeat the flag).")] = None,
@@ -74,7 +79,7 @@ def check(
     from opsin.analyze.check import CheckOptions
     from opsin.analyze.check import check as run_check
     from opsin.analyze.check.page import write_page
-    from opsin.analyze.check.table import table
+    from opsin.analyze.check.table import render
     from opsin.cli.train import pairs
     from opsin.data.formats import load_data
 
@@ -85,7 +90,7 @@ def check(
     if html is not None:
         write_page(found, data, Path(html))
         result["page"] = html
-    emit(result, json, lambda: table(found))
+    emit(result, json, lambda: render(found))
     if html is not None:
         console().print(f"Page with the pictures: {html}")
     return found.exit_code(strict)
@@ -99,8 +104,12 @@ def split(
     columns: Columns = None,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
     by: Annotated[str, typer.Option(help="stratified, random or chronological.")] = "stratified",
-    group: Annotated[str | None, typer.Option(help="Keep groups in one part: a column, parent, regex:..., time:5min.")] = None,
-    split_from: Annotated[str | None, typer.Option(help="Keep a run's assignments; only new pictures are assigned.")] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Keep groups in one part: a column, parent, regex:..., time:5min.")
+    ] = None,
+    split_from: Annotated[
+        str | None, typer.Option(help="Keep a run's assignments; only new pictures are assigned.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Divide pictures into train, val and test, and write the ids of each part."""

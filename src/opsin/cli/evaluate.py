@@ -17,7 +17,9 @@ def command(
     run: Annotated[str, typer.Argument(help="Folder of the run, or last.")],
     split: Annotated[str, typer.Option(help="Part of the run's split: test, val or train.")] = "test",
     data: Annotated[str | None, typer.Option(help="Judge on all of these data instead.")] = None,
-    baselines: Annotated[bool, typer.Option(help="Compare with majority, logistic regression and nearest neighbor.")] = True,
+    baselines: Annotated[
+        bool, typer.Option(help="Compare with majority, logistic regression and nearest neighbor.")
+    ] = True,
     skip_bad: Annotated[bool, typer.Option(help="Leave out and count pictures that cannot be read.")] = False,
     json: Json = False,
 ) -> None:
@@ -55,11 +57,21 @@ def _table(found: dict[str, Any]) -> Any:
             other.add_column(name, justify="left" if name == "method" else "right")
         for method, one in found["baselines"].items():
             metric, difference = one["metrics"][found["monitor"]], one["difference"]
-            other.add_row(method, _number(metric["value"]), _interval(metric), f"{_number(difference['value'])} ({_interval(difference)})")
+            other.add_row(
+                method,
+                _number(metric["value"]),
+                _interval(metric),
+                f"{_number(difference['value'])} ({_interval(difference)})",
+            )
         parts.append(other)
     looks = len(found["looks_at_test"])
     if looks:
-        parts.append(Text(f"Looks at this test part so far: {looks}." + (" Choose between models on the val part, not here." if looks > 3 else "")))
+        parts.append(
+            Text(
+                f"Looks at this test part so far: {looks}."
+                + (" Choose between models on the val part, not here." if looks > 3 else "")
+            )
+        )
     parts.append(Text(f"Next: opsin report {found['run']}"))
     return Group(*parts)
 

@@ -21,7 +21,9 @@ def _group() -> None:
 
 @app.command("list")
 def list_models(
-    match: Annotated[str | None, typer.Argument(help="Only names with this in them; timm/... searches timm's networks.")] = None,
+    match: Annotated[
+        str | None, typer.Argument(help="Only names with this in them; timm/... searches timm's networks.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """List the names that --model takes."""
@@ -34,7 +36,9 @@ def list_models(
         names = [f"timm/{name}" for name in timm.list_models(f"*{match.removeprefix('timm/')}*")]
     elif match is not None:
         names = [name for name in names if match in name]
-    hint = "\nAlso every timm/NAME (opsin models list timm/mobilenet), and your own pkg.module:builder or file.py:builder."
+    hint = (
+        "\nAlso every timm/NAME (opsin models list timm/mobilenet), and your own pkg.module:builder or file.py:builder."
+    )
     emit({"models": names}, json, lambda: "\n".join(names) + ("" if match else hint))
 
 

@@ -20,7 +20,9 @@ def command(
     inputs: Annotated[list[str], typer.Argument(help="Pictures, folders or archives.")],
     save: Annotated[str | None, typer.Option(help="Draw the results into this folder.")] = None,
     sort_into: Annotated[str | None, typer.Option(help="Copy pictures into one folder per class here.")] = None,
-    review_below: Annotated[float | None, typer.Option(min=0, max=1, help="List pictures whose score is lower, to look at again.")] = None,
+    review_below: Annotated[
+        float | None, typer.Option(min=0, max=1, help="List pictures whose score is lower, to look at again.")
+    ] = None,
     table: Annotated[str | None, typer.Option(help="Where to write the table (CSV).")] = None,
     json: Json = False,
 ) -> int:
@@ -32,8 +34,14 @@ def command(
     from opsin.run import load
     from opsin.run.predicting import predict_files
 
-    places = {name: None if path is None else Path(path) for name, path in (("save", save), ("sort_into", sort_into), ("table", table))}
-    found = predict_files(load(run), inputs, review_below=review_below, **places)
+    found = predict_files(
+        load(run),
+        inputs,
+        save=None if save is None else Path(save),
+        sort_into=None if sort_into is None else Path(sort_into),
+        table=None if table is None else Path(table),
+        review_below=review_below,
+    )
     for name, reason in found.failed.items():
         console().print(f"Not read: {reason if name in reason else f'{name}: {reason}'}", style="yellow")
     for words, count in found.converted.items():
@@ -60,7 +68,11 @@ def _table(found: Any) -> Any:
     if len(found.results) > SHOWN:
         parts.append(Text(f"... and {len(found.results) - SHOWN} more"))
     if found.review:
-        parts.append(Text(f"{len(found.review)} to look at again: {', '.join(found.review[:5])}{' ...' if len(found.review) > 5 else ''}"))
+        parts.append(
+            Text(
+                f"{len(found.review)} to look at again: {', '.join(found.review[:5])}{' ...' if len(found.review) > 5 else ''}"
+            )
+        )
     if found.table is not None:
         parts.append(Text(f"All of them: {found.table}"))
     return Group(*parts)

@@ -21,7 +21,9 @@ def _group() -> None:
 
 
 @app.command("list")
-def list_runs(root: Annotated[str, typer.Argument(help="Folder that holds runs.")] = "runs", json: Json = False) -> None:
+def list_runs(
+    root: Annotated[str, typer.Argument(help="Folder that holds runs.")] = "runs", json: Json = False
+) -> None:
     """List runs, oldest first: status, data, model, metrics, looks at the test part."""
     from opsin.run.listing import listing
 

@@ -15,10 +15,16 @@ ORDER = 30
 
 def command(
     task: Annotated[str | None, typer.Argument(help="What to learn, e.g. classify.")] = None,
-    settings: Annotated[list[str] | None, typer.Argument(help="Any setting as section.key=value, e.g. optimizer.lr=0.1.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="Any setting as section.key=value, e.g. optimizer.lr=0.1.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Folder, file or archive with pictures.")] = None,
-    model: Annotated[str | None, typer.Option(help="Registered name, timm/NAME, pkg.module:builder or file.py:builder.")] = None,
-    weights: Annotated[str | None, typer.Option(help="File with starting weights (.safetensors, .pt, .pth), or none.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Registered name, timm/NAME, pkg.module:builder or file.py:builder.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="File with starting weights (.safetensors, .pt, .pth), or none.")
+    ] = None,
     recipe: Annotated[str | None, typer.Option(help="A named recipe (opsin recipes), or a recipe.json.")] = None,
     augment: Annotated[str | None, typer.Option(help="plain, standard or strong.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training part.")] = None,
@@ -27,8 +33,12 @@ def command(
     seed: Annotated[int | None, typer.Option(help="Seed of initialization, order and augmentation.")] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Train this many seeds and report mean and interval.")] = 1,
     format: Annotated[str | None, typer.Option(help="Format of the data, when it is not recognized.")] = None,
-    columns: Annotated[list[str] | None, typer.Option(help="For tables: role=column, e.g. image=path (repeat the flag).")] = None,
-    group: Annotated[str | None, typer.Option(help="Keep groups in one part: a column, parent, regex:..., time:5min.")] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option(help="For tables: role=column, e.g. image=path (repeat the flag).")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Keep groups in one part: a column, parent, regex:..., time:5min.")
+    ] = None,
     split_seed: Annotated[int | None, typer.Option(help="Seed of the split; not the training seed.")] = None,
     split_from: Annotated[str | None, typer.Option(help="Keep a run's split; only new pictures are assigned.")] = None,
     folds: Annotated[int | None, typer.Option(min=2, help="Cross-validation with this many folds.")] = None,
@@ -61,7 +71,9 @@ def command(
         "run.epochs": epochs, "run.minutes": minutes, "run.batch_size": batch_size, "run.seed": seed,
     }  # fmt: skip
     layers = [*flag_layers(task, recipe, flags), overrides(settings or [])]
-    runs = train_repeated(task, layers, out=out, repeat=repeat, folds=folds, quiet=quiet, progress=None if quiet else _progress)
+    runs = train_repeated(
+        task, layers, out=out, repeat=repeat, folds=folds, quiet=quiet, progress=None if quiet else _progress
+    )
     found = runs.to_dict()
     emit(found, json, lambda: runs.text())
     return 130 if runs.interrupted else 0
@@ -73,7 +85,9 @@ def _resume(reference: str, quiet: bool, json: bool, given: list[Any]) -> int:
     from opsin.run.repeating import summary, summary_text
 
     if any(value is not None for value in given):
-        raise ConfigError("--resume goes on with the settings of the run; leave out the other settings, or start a new run.")
+        raise ConfigError(
+            "--resume goes on with the settings of the run; leave out the other settings, or start a new run."
+        )
     run = Run(reference)
     if run.state.get("status") == "done":
         console().print(f"{run.path} is finished; nothing to do.")
@@ -100,5 +114,3 @@ def pairs(columns: list[str] | None) -> dict[str, str] | None:
 def _progress(done: int, every: int) -> None:
     if done == every:
         console().print(f"Read {every} pictures; all parts are written down.", style="dim")
-
-

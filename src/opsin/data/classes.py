@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from opsin.data.spec import convert
+from opsin.data.spec import convert, spec_of
 from opsin.errors import DataError
 from opsin.task import ImageSpec
 
@@ -45,10 +45,13 @@ def infer_heads(data: Dataset) -> list[dict[str, Any]]:
 
 
 def to_spec(image: Tensor, want: ImageSpec) -> Tensor:
-    """A picture (C, H, W) as (want.channels, H, W) of type want.dtype; values of another type count over its whole range."""
-    dtype = str(image.dtype).removeprefix("torch.")
-    full = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0)}.get(dtype, want.range)
-    have = ImageSpec(image.shape[0], dtype, want.range if dtype == want.dtype else full)
+    """A picture (C, H, W) as (want.channels, H, W) of type want.dtype.
+
+    Values of the wanted type count in the wanted range; of another type, over its whole range (floats over [0, 1]).
+    """
+    have = spec_of(image)
+    if have.dtype == want.dtype:
+        have = have._replace(range=want.range)
     return image if have == want else convert(image, have, want)
 
 
@@ -65,7 +68,9 @@ def picture_sizes(data: Dataset, indices: NDArray[np.int64]) -> NDArray[np.int64
     return np.array([data.size(int(i)) for i in _some(indices)], np.int64)
 
 
-def pixel_statistics(data: Dataset, indices: NDArray[np.int64], want: ImageSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def pixel_statistics(
+    data: Dataset, indices: NDArray[np.int64], want: ImageSpec
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of training pixels, as shares of the range; each picture counts alike."""
     low, high = want.range
     means, squares = [], []

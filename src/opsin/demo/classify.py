@@ -113,7 +113,9 @@ def classify(folder: Path, say: Say) -> Story:
     story.export = exported.to_dict()
     parity = exported.parity
     pictures = sum(parity.compared.values())
-    say(f"Exported to {exported.folder}: compared on {pictures} inputs, largest relative difference {parity.max_relative:.1e}, {len(parity.flipped)} decisions flipped.")
+    say(
+        f"Exported to {exported.folder}: compared on {pictures} inputs, largest relative difference {parity.max_relative:.1e}, {len(parity.flipped)} decisions flipped."
+    )
     some = [str(p) for p in sorted((folder / "digits" / "test").rglob("*.png"))[::90]]
     found = predict_files(whole.bundle, some, save=folder / "predicted")
     story.predictions = found.to_dict()["predictions"]
@@ -128,7 +130,9 @@ def classify(folder: Path, say: Say) -> Story:
 def _fresh(folder: Path) -> None:
     if folder.exists():
         if not (folder / MARK).exists():
-            raise ConfigError(f"{folder} exists and was not made by opsin demo. Choose another: opsin demo --out FOLDER")
+            raise ConfigError(
+                f"{folder} exists and was not made by opsin demo. Choose another: opsin demo --out FOLDER"
+            )
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     (folder / MARK).write_text("Made by opsin demo; the next one empties this folder.\n", encoding="utf-8")
@@ -168,7 +172,10 @@ def _doctor(faulty: Path, planted: dict[str, str], say: Say) -> dict[str, bool]:
     found = {}
     for fault, code in FAULTS.items():
         found[fault] = code in findings and planted[fault] in findings[code].ids
-        say(f"  {'found' if found[fault] else 'MISSED'}: {fault} ({planted[fault]})" + (f" - {findings[code].text}" if found[fault] else ""))
+        say(
+            f"  {'found' if found[fault] else 'MISSED'}: {fault} ({planted[fault]})"
+            + (f" - {findings[code].text}" if found[fault] else "")
+        )
     return found
 
 
@@ -180,7 +187,18 @@ def _train(folder: Path, name: str) -> Run:
 def _killed_and_resumed(folder: Path, whole: Run, say: Say) -> bool:
     """Train again in a process that is killed without warning; resume; compare the weights bit by bit."""
     (folder / "recipe-killed.json").write_bytes(whole.folder.recipe.read_bytes())
-    command = [sys.executable, "-m", "opsin", "train", "classify", "--recipe", str(folder / "recipe-killed.json"), "--out", str(folder / "killed"), "--quiet"]
+    command = [
+        sys.executable,
+        "-m",
+        "opsin",
+        "train",
+        "classify",
+        "--recipe",
+        str(folder / "recipe-killed.json"),
+        "--out",
+        str(folder / "killed"),
+        "--quiet",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ})
     try:
         step = next(_steps(folder / "killed" / "checkpoints", process), None)
@@ -191,10 +209,14 @@ def _killed_and_resumed(folder: Path, whole: Run, say: Say) -> bool:
             process.send_signal(signal.SIGKILL)
         process.wait()
     if step is None:
-        raise OpsinError("The training that was to be killed ended by itself. Run the demo again; if it stays so, report it.")
+        raise OpsinError(
+            "The training that was to be killed ended by itself. Run the demo again; if it stays so, report it."
+        )
     resumed = Run(folder / "killed").resume(quiet=True)
     same = _checksum(resumed) == _checksum(whole)
-    say(f"Killed after step {step} of {whole.state['steps']}, resumed: weights {'identical to the last bit' if same else 'DIFFER'}.")
+    say(
+        f"Killed after step {step} of {whole.state['steps']}, resumed: weights {'identical to the last bit' if same else 'DIFFER'}."
+    )
     return same
 
 
@@ -214,6 +236,8 @@ def _checksum(run: Run) -> str:
 
 def _say_metrics(evaluation: dict[str, Any], say: Say) -> None:
     one = evaluation["metrics"]["accuracy"]
-    say(f"  accuracy {one['value']:.4f} on {evaluation['samples']} unseen digits (95 % interval {one['low']:.4f} to {one['high']:.4f})")
+    say(
+        f"  accuracy {one['value']:.4f} on {evaluation['samples']} unseen digits (95 % interval {one['low']:.4f} to {one['high']:.4f})"
+    )
     for method, other in evaluation["baselines"].items():
         say(f"  {method}: {other['metrics']['accuracy']['value']:.4f}")

@@ -115,7 +115,9 @@ class Store:
         if version != VERSION:
             raise CheckpointError(f"{place} has format version {version!r}; this opsin reads {VERSION}.")
         if hashlib.sha256(data).hexdigest() != checksum:
-            raise CheckpointError(f"{place / 'tensors.safetensors'} is damaged: its checksum differs.{self._others(place)}")
+            raise CheckpointError(
+                f"{place / 'tensors.safetensors'} is damaged: its checksum differs.{self._others(place)}"
+            )
         return load_tensors(data), state
 
     def _others(self, bad: Path) -> str:
@@ -142,7 +144,9 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> tuple[di
     return tensors, plain
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, prefix: str, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, prefix: str, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]
+) -> None:
     """Put the state from `optimizer_tensors` back; parameter groups stay as the recipe makes them."""
     state: dict[int, dict[str, Any]] = {}
     for full, tensor in tensors.items():
@@ -164,7 +168,11 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -
     own = model.state_dict()
     wrong = [f"{n}: missing" for n in own if n not in tensors]
     wrong += [f"{n}: not in the model" for n in tensors if n not in own]
-    wrong += [f"{n}: {tuple(tensors[n].shape)} instead of {tuple(own[n].shape)}" for n in own if n in tensors and tensors[n].shape != own[n].shape]
+    wrong += [
+        f"{n}: {tuple(tensors[n].shape)} instead of {tuple(own[n].shape)}"
+        for n in own
+        if n in tensors and tensors[n].shape != own[n].shape
+    ]
     if wrong:
         shown = "; ".join(wrong[:5]) + ("; ..." if len(wrong) > 5 else "")
         raise CheckpointError(f"{where} does not fit the model, {len(wrong)} tensors differ: {shown}")

@@ -108,12 +108,12 @@ class Processes:
 
     def _sum_bucket(self, bucket: list[Tensor]) -> None:
         flat = self.sum(torch.cat([g.reshape(-1) for g in bucket]))
-        for gradient, part in zip(bucket, flat.split([g.numel() for g in bucket])):
+        for gradient, part in zip(bucket, torch.split(flat, [g.numel() for g in bucket])):
             gradient.copy_(part.view(gradient.shape))
 
     def gather(self, features: Tensor) -> Tensor:
         """Rows (B_r, ...) of all processes as one tensor (sum of B_r, ...), gradients flowing back to their owners."""
-        return features if self.world == 1 else _Gather.apply(features, self.rank, self.world)  # type: ignore[no-any-return, no-untyped-call]
+        return features if self.world == 1 else _Gather.apply(features, self.rank, self.world)
 
 
 class _Gather(torch.autograd.Function):

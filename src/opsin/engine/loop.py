@@ -136,7 +136,9 @@ class Loop:
         self.state = LoopState()
         self.device = next(model.parameters()).device
         self.base_rates = {phase: [group["lr"] for group in opt.param_groups] for phase, opt in optimizers.items()}
-        self._trained = {phase: [p for group in opt.param_groups for p in group["params"]] for phase, opt in optimizers.items()}
+        self._trained = {
+            phase: [p for group in opt.param_groups for p in group["params"]] for phase, opt in optimizers.items()
+        }
         self._sums: dict[str, list[float]] = {}
         self._last_saved = time.monotonic()
         if self.processes.world > 1:
@@ -182,7 +184,9 @@ class Loop:
                 state.seconds = time.monotonic() - began
                 self.save()
         metrics = {name: total / max(count, 1e-12) for name, (total, count) in self._global_sums().items()}
-        self.stream(EpochDone(state.step, state.epoch, metrics, time.monotonic() - started, self.loader.samples_per_epoch))
+        self.stream(
+            EpochDone(state.step, state.epoch, metrics, time.monotonic() - started, self.loader.samples_per_epoch)
+        )
         self._sums.clear()
         self._validate()
         state.epoch, state.step_in_epoch = state.epoch + 1, 0
@@ -241,7 +245,9 @@ class Loop:
         self.processes.sum_gradients(self._trained[phase])
         return values
 
-    def _total(self, loss: Loss, counts: Mapping[str, float], deferred: _Deferred | None, values: dict[str, Tensor]) -> Tensor | None:
+    def _total(
+        self, loss: Loss, counts: Mapping[str, float], deferred: _Deferred | None, values: dict[str, Tensor]
+    ) -> Tensor | None:
         total: Tensor | None = None
         for name, part in loss.items():
             if name in counts:
@@ -309,7 +315,9 @@ class Loop:
         monitor = self.task.monitor
         value = metrics.get(monitor.name, math.nan)
         held = state.best.get(monitor.name, math.nan)
-        better = not math.isnan(value) and (math.isnan(held) or (value > held if monitor.higher_is_better else value < held))
+        better = not math.isnan(value) and (
+            math.isnan(held) or (value > held if monitor.higher_is_better else value < held)
+        )
         if better or not state.best:
             state.best, state.best_epoch, state.worse_in_a_row = metrics, state.epoch, 0
             if self.save_best is not None and self.processes.is_main:

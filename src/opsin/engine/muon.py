@@ -31,7 +31,8 @@ def orthogonalize(matrix: Tensor, steps: int = STEPS) -> Tensor:
     for _ in range(steps):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+    found: Tensor = x.T if tall else x
+    return found
 
 
 def is_hidden(name: str, parameter: nn.Parameter, last: str) -> bool:
@@ -67,13 +68,13 @@ class Muon(torch.optim.Optimizer):
             parameters = [p for p in group["params"] if p.grad is not None]
             if not parameters:
                 continue
-            gradients = [p.grad for p in parameters]
+            gradients: Any = [p.grad for p in parameters]
             buffers = [self._buffer(p) for p in parameters]
             if not group["muon"]:
                 if group["weight_decay"]:
-                    gradients = torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])  # type: ignore[arg-type]
+                    gradients = torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
                 self._momentum(buffers, gradients, group["momentum"])
-                updates = torch._foreach_add(gradients, buffers, alpha=group["momentum"])  # type: ignore[arg-type]
+                updates = torch._foreach_add(gradients, buffers, alpha=group["momentum"])
                 torch._foreach_add_(parameters, updates, alpha=-group["lr"])
                 continue
             self._momentum(buffers, gradients, group["momentum"])

@@ -20,7 +20,11 @@ def explain_nonfinite(
     layer = _first_layer(task, model, batch, phase, precision)
     guilty = _guilty_samples(task, model, batch, phase, precision)
     shown = ", ".join((guilty or batch.ids)[:8]) + (", ..." if len(guilty or batch.ids) > 8 else "")
-    who = f"{len(guilty)} of the {len(batch)} samples cause it" if guilty else "no single sample causes it alone; the batch holds"
+    who = (
+        f"{len(guilty)} of the {len(batch)} samples cause it"
+        if guilty
+        else "no single sample causes it alone; the batch holds"
+    )
     advice = "Look at these samples with `opsin data check`; if they are sound, lower optimizer.lr, set optimizer.clip_norm=1, or use run.precision=fp32."
     return TrainingError(
         f"The loss is not finite at step {step + 1} ({', '.join(parts) or 'on another process'}). {layer} "
@@ -47,7 +51,7 @@ def _first_layer(task: Task[Any], model: nn.Module, batch: Batch, phase: str, pr
     for name, module in model.named_modules():
         if next(module.children(), None) is None:
 
-            def note(module: nn.Module, args: Any, output: Any, name: str = name) -> None:
+            def note(module: nn.Module, _: Any, output: Any, name: str = name) -> None:
                 if not seen and not _finite(output):
                     seen.append(f"The first layer with such values is '{name}' ({type(module).__name__}).")
 

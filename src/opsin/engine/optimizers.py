@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,10 @@ def build_optimizer(
         raise TrainingError("No parameter of the model is trainable: everything is frozen. Unfreeze at least the head.")
     decayed = [p for _, p in trainable if p.ndim > 1]
     plain = [p for _, p in trainable if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
     groups = [group for group in groups if group["params"]]
     rate = learning_rate(settings, batch_size)
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for _, p in trainable)

@@ -38,7 +38,9 @@ def choose_device(name: str) -> torch.device:
         raise ConfigError(f"run.device = '{name}' is not a device. Use auto, cpu, cuda, cuda:N or mps.") from error
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not present.get(device.type, False):
-        raise ConfigError(f"run.device = '{name}', but torch {torch.__version__} sees no such device here. Use auto or cpu.")
+        raise ConfigError(
+            f"run.device = '{name}', but torch {torch.__version__} sees no such device here. Use auto or cpu."
+        )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"run.device = '{name}', but there are only {torch.cuda.device_count()} CUDA devices.")
     return device
@@ -85,7 +87,7 @@ class Precision:
         if self.name == "fp64":
             model = model.double()
         if self.channels_last:
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model = model.to(memory_format=torch.channels_last)
         return model
 
     def autocast(self) -> AbstractContextManager[Any]:

@@ -270,7 +270,9 @@ def warnings(
     if not known.any():
         return [Note("tiny_test_set", f"No picture of the part has a label for '{head}': there is nothing to measure.")]
     context = MetricsContext(
-        class_names, np.asarray(confusion_matrix(scores[known].argmax(1), target[known], scores.shape[1])), train_metrics=train_metrics
+        class_names,
+        np.asarray(confusion_matrix(scores[known].argmax(1), target[known], scores.shape[1])),
+        train_metrics=train_metrics,
     )
     prefix = f"{head}: " if head else ""
     return [Note(one.code, prefix + one.message) for one in all_warnings(context)]

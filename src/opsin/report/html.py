@@ -125,7 +125,8 @@ class _Canvas:
         kinds = ["t", *(_column_kind([row[k] for row in rows]) for k in range(1, len(table.columns)))]
         head = "".join(f"<th scope='col'{_class(kind)}>{_cut(name)}</th>" for name, kind in zip(table.columns, kinds))
         lines = self.take(_row(row, kinds, table.columns) for row in rows)
-        wide = " wide" if len(table.columns) > 5 or any(len(str(cell)) > 60 for row in rows for cell in row) else ""
+        long = any(len(str(cell)) > 60 for row in rows for cell in row)
+        wide = " wide" if len(table.columns) > 5 or kinds.count("t") > 3 or long else ""
         return _folded(table.title, f"<tr>{head}</tr>", lines, len(table.rows), table.note, f"table{wide}")
 
     def counts(self, counts: Counts) -> str:
@@ -236,19 +237,15 @@ def _column_kind(cells: Sequence[Any]) -> str:
 
 def _looks_numeric(cell: Any) -> bool:
     """A number that is already text: with decimals, a sign or two ends; a class that is called 7 is none."""
-    return isinstance(cell, str) and (_NUMERIC.fullmatch(cell) is not None or cell in ("none", "undefined"))
+    return isinstance(cell, str) and (_NUMERIC.fullmatch(cell) is not None or cell in ("", "none", "undefined"))
 
 
 def _row(row: Sequence[Any], kinds: Sequence[str], columns: Sequence[str]) -> str:
-    cells = []
-    for place, (cell, kind) in enumerate(zip(row, kinds)):
-        long = _long(cell)
-        if place == 0:
-            cells.append(f"<th scope='row'{_class(long)}>{_cell(cell)}</th>")
-        elif kind == "n share" and cell is not None:
-            cells.append(f"<td class='n share'><i style='--v:{cell:.3f}'></i><span>{_cell(cell)}</span></td>")
-        else:
-            cells.append(f"<td{_class(kind + long)} data-of='{clean(columns[place])}'>{_cell(cell)}</td>")
+    cells = [f"<th scope='row'{_class(_long(row[0]))}>{_cell(row[0])}</th>"]
+    for cell, kind, column in zip(row[1:], kinds[1:], columns[1:]):
+        start = f"<td{_class(kind + _long(cell))} data-of='{_cut(column)}'>"
+        bar = f"<i style='--v:{cell:.3f}'></i>" if kind == "n share" and cell is not None else ""
+        cells.append(f"{start}{bar}<span>{_cell(cell)}</span></td>" if bar else f"{start}{_cell(cell)}</td>")
     return f"<tr>{''.join(cells)}</tr>"
 
 

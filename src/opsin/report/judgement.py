@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -109,9 +110,9 @@ def _metrics_table(inputs: ReportInputs, judged: Mapping[str, Any]) -> Table:
         one, info = judged["metrics"][name], words.metric_info(name)
         row: list[Any] = [name, words.number(one["value"]), words.interval(one) or "none"]
         if validation:
-            row.append(words.number(validation.get(name, {}).get("value")))
+            row.append(words.number(validation[name]["value"]) if name in validation else "")
         if train:
-            row += [words.number(train.get(name)), words.signed(gap.get(name))]
+            row += [words.number(train[name]) if name in train else "", words.signed(gap.get(name))]
         better = "" if info is None else f"{info.description}{' (lower is better)' if info.better == 'lower' else ''}"
         rows.append((*row, better))
     n, groups = judged.get("samples"), next((m.get("groups") for m in judged["metrics"].values()), None)
@@ -124,7 +125,8 @@ def _methods(metrics: Mapping[str, Any], ordered: list[str]) -> str:
     """How the intervals were made: the method of each metric, the most frequent one for the rest."""
     by_method: dict[str, list[str]] = {}
     for name in ordered:
-        by_method.setdefault(str(metrics[name].get("method")).partition(";")[0], []).append(name)
+        method = re.sub(r", \d+ undefined", "", str(metrics[name].get("method")).partition(";")[0])
+        by_method.setdefault(method, []).append(name)
     *few, (most, _) = sorted(by_method.items(), key=lambda item: len(item[1]))
     said = [f"{method} ({', '.join(names)})" for method, names in few]
     return "; ".join([*said, f"{most} (the others)" if few else most])

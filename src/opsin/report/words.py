@@ -54,10 +54,10 @@ def percent(value: Any) -> str:
     return ("over 99.999" if value > 0.5 else "under 0.001") + _PERCENT
 
 
-def points(value: Any, *, sign: bool = True) -> str:
-    """A difference of shares in percentage points."""
-    text = f"{100 * value:+.1f}" if sign else f"{100 * abs(value):.1f}"
-    return text.replace("-", _MINUS)
+def points(value: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    text = f"{100 * value:+.1f}"
+    return "0.0" if float(text) == 0 else text.replace("-", _MINUS)
 
 
 def is_share(name: str) -> bool:

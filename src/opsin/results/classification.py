@@ -41,7 +41,9 @@ class Head:
         if self.thresholds is not None and self.thresholds.shape != (k,):
             raise ShapeError(f"Head '{self.name}': thresholds have shape {self.thresholds.shape}, expected ({k},).")
         if not bool(np.all((self.scores >= -1e-6) & (self.scores <= 1 + 1e-5))):
-            raise ShapeError(f"Head '{self.name}': scores must lie in [0, 1], got {self.scores.min()}..{self.scores.max()}.")
+            raise ShapeError(
+                f"Head '{self.name}': scores must lie in [0, 1], got {self.scores.min()}..{self.scores.max()}."
+            )
 
     @property
     def index(self) -> int:
@@ -123,7 +125,10 @@ class Classification:
         """Print the result on a copy of the picture, on a band below it so that nothing of the picture is covered."""
         image = image.convert("RGB")
         width = max(image.width, 240)
-        lines = [f"{head.name + ': ' if len(self.heads) > 1 else ''}{', '.join(head.labels) or 'none'}  {head.score:.1%}" for head in self.heads]
+        lines = [
+            f"{head.name + ': ' if len(self.heads) > 1 else ''}{', '.join(head.labels) or 'none'}  {head.score:.1%}"
+            for head in self.heads
+        ]
         size = max(14, width // 22)
         font = ImageFont.load_default(size=size)
         band = (size + 6) * len(lines) + 8

@@ -83,7 +83,9 @@ class Run:
         """Predict one picture or several with the best model; see `Bundle.predict`."""
         return self.bundle.predict(images, **options)
 
-    def resume(self, *, network: nn.Module | None = None, callbacks: Sequence[Callback] = (), quiet: bool = False) -> Run:
+    def resume(
+        self, *, network: nn.Module | None = None, callbacks: Sequence[Callback] = (), quiet: bool = False
+    ) -> Run:
         """Go on from the latest checkpoint, to the result of the uninterrupted run; a finished run stays as it is."""
         if self.state.get("status") == "done":
             return self

@@ -7,9 +7,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from opsin.analyze.measure import measure
+from opsin.analyze.measure import measure, paired_difference
 from opsin.errors import ConfigError, DataError, UnknownName
-from opsin.metrics.paired import holm, mcnemar, paired_bootstrap
+from opsin.metrics.paired import holm, mcnemar
 from opsin.results.rows import Rows
 from opsin.run import Run
 
@@ -52,7 +52,10 @@ def compare(runs: Sequence[Path | str | Run], *, split: str = "test", metric: st
         }
         for run, one in zip(opened, aligned)
     ]
-    pairs = [_pair(opened[i], opened[j], aligned[i], aligned[j], name, groups) for i, j in combinations(range(len(opened)), 2)]
+    pairs = [
+        _pair(opened[i], opened[j], aligned[i], aligned[j], name, groups)
+        for i, j in combinations(range(len(opened)), 2)
+    ]
     known = {str(i): pair["p"] for i, pair in enumerate(pairs) if pair["p"] is not None}
     for key, p in (holm(known) if known else {}).items():
         pairs[int(key)]["p"] = p
@@ -64,18 +67,25 @@ def compare(runs: Sequence[Path | str | Run], *, split: str = "test", metric: st
 def _rows(run: Run, split: str) -> Rows:
     path = run.folder.predictions(split)
     if not path.exists():
-        raise DataError(f"{run.path} has not been evaluated on its {split} part. Run: opsin evaluate {run.path} --split {split}")
+        raise DataError(
+            f"{run.path} has not been evaluated on its {split} part. Run: opsin evaluate {run.path} --split {split}"
+        )
     return Rows.load(path)
 
 
 def _pair(one: Run, other: Run, first: Rows, second: Rows, name: str, groups: Any) -> dict[str, Any]:
     """p is McNemar's exact one for accuracy of ungrouped rows, else the paired bootstrap's."""
-    difference = paired_bootstrap(
-        lambda weights: {name: one.bundle.task.summarize(first, weights)[name]},
-        lambda weights: {name: other.bundle.task.summarize(second, weights)[name]},
-        len(first), groups=groups, replicates=1000, seed=0,
-    )[name].to_dict()  # fmt: skip
-    found: dict[str, Any] = {"first": str(one.path), "second": str(other.path), "difference": difference, "p": difference.get("p"), "test": "paired bootstrap"}
+    tasks = one.bundle.task, other.bundle.task
+    difference = paired_difference(
+        tasks[0], first, second, name, groups=groups, other=tasks[1], replicates=1000
+    ).to_dict()
+    found: dict[str, Any] = {
+        "first": str(one.path),
+        "second": str(other.path),
+        "difference": difference,
+        "p": difference.get("p"),
+        "test": "paired bootstrap",
+    }
     if name == "accuracy" and groups is None and "scores" in first:
         known = first["target"] >= 0
         right = [(rows["scores"].argmax(1) == rows["target"])[known] for rows in (first, second)]

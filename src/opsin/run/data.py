@@ -63,7 +63,10 @@ class RunData:
             "counts": {part: class_counts(data, self.indices(part)) for part in PARTS},
             "sizes": {part: len(self.indices(part)) for part in PARTS},
             "skipped": self.skipped,
-            "problems": [{"where": p.where, "message": p.message, "level": p.level} for p in [*data.problems[:200], *self.split.problems]],
+            "problems": [
+                {"where": p.where, "message": p.message, "level": p.level}
+                for p in [*data.problems[:200], *self.split.problems]
+            ],
             "split": self.split.to_json(),
         }
 
@@ -121,7 +124,9 @@ def reopen_data(folder: RunFolder, settings: DataSettings, given: Dataset | None
     return RunData(dataset, Split.from_file(dataset, SplitFile.from_json(record["split"])), record["skipped"])
 
 
-def verify(dataset: Dataset, indices: Iterable[int] | None = None, *, progress: Progress | None = None) -> dict[int, str]:
+def verify(
+    dataset: Dataset, indices: Iterable[int] | None = None, *, progress: Progress | None = None
+) -> dict[int, str]:
     """Decode every picture once, and give the reason for each that cannot be: position to message."""
     if dataset.arrays is not None:
         return {}

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from opsin.analyze.baselines import baselines
-from opsin.analyze.measure import as_json, measure
+from opsin.analyze.measure import as_json, measure, paired_difference
 from opsin.data.dataset import PARTS, Dataset
 from opsin.data.formats import load_data
 from opsin.data.ledger import Ledger
@@ -20,7 +20,6 @@ from opsin.data.loader import EvalLoader
 from opsin.engine.evaluate import evaluate
 from opsin.errors import ConfigError, DataError
 from opsin.metrics.intervals import Interval
-from opsin.metrics.paired import paired_bootstrap
 from opsin.results.rows import Rows
 from opsin.results.section import Note
 from opsin.run.data import bad_text, verify
@@ -31,7 +30,12 @@ if TYPE_CHECKING:
 
 
 def evaluate_run(
-    run: Run, part: str = "test", *, data: Path | str | Dataset | None = None, with_baselines: bool = True, skip_bad: bool = False
+    run: Run,
+    part: str = "test",
+    *,
+    data: Path | str | Dataset | None = None,
+    with_baselines: bool = True,
+    skip_bad: bool = False,
 ) -> dict[str, Any]:
     """Metrics of a run's best model with intervals, as JSON values; rows are kept in `predictions/`.
 
@@ -90,7 +94,9 @@ def gap(train: Mapping[str, float], intervals: Mapping[str, Any]) -> dict[str, f
     return {name: train[name] - one.value for name, one in intervals.items() if name in train}
 
 
-def _samples(run: Run, part: str, data: Path | str | Dataset | None, skip_bad: bool) -> tuple[Dataset, NDArray[np.int64], str, dict[str, str]]:
+def _samples(
+    run: Run, part: str, data: Path | str | Dataset | None, skip_bad: bool
+) -> tuple[Dataset, NDArray[np.int64], str, dict[str, str]]:
     if data is None:
         indices = run.data.indices(part)
         if len(indices) == 0:
@@ -148,13 +154,11 @@ def _baselines(run: Run, part: str, rows: Rows, groups: NDArray[Any] | None) -> 
     task, name = run.bundle.task, run.bundle.task.monitor.name
     found = {}
     for method, other in baselines(task, run.data.dataset, run.data.indices("train"), run.data.indices(part)).items():
-        mine, theirs = rows.join(other)
-        difference = paired_bootstrap(
-            lambda weights, mine=mine: {name: task.summarize(mine, weights)[name]},
-            lambda weights, theirs=theirs: {name: task.summarize(theirs, weights)[name]},
-            len(mine), groups=groups, replicates=500, seed=0,
-        )[name]  # fmt: skip
-        found[method] = {"metrics": as_json(measure(task, other, groups=groups, replicates=200)), "difference": difference.to_dict()}
+        difference = paired_difference(task, *rows.join(other), name, groups=groups)
+        found[method] = {
+            "metrics": as_json(measure(task, other, groups=groups, replicates=200)),
+            "difference": difference.to_dict(),
+        }
     return found
 
 

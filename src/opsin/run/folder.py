@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,7 @@ def environment() -> dict[str, Any]:
     """Versions, processor, threads and code version: what a number depends on."""
     import torch
 
-    packages = {}
+    packages: dict[str, str | None] = {}
     for name in ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn", "simplejpeg"):
         try:
             packages[name] = importlib.metadata.version(name)
@@ -142,7 +142,7 @@ def environment() -> dict[str, Any]:
     return {
         "opsin": __version__,
         "commit": code_version(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor(),
@@ -181,4 +181,6 @@ ENVIRONMENT_FOR_BITS = ("threads", "instructions", "processor", "packages", "acc
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What has changed since the run began that can change the last bits of its results."""
-    return [f"{key}: {then.get(key)} -> {now.get(key)}" for key in ENVIRONMENT_FOR_BITS if then.get(key) != now.get(key)]
+    return [
+        f"{key}: {then.get(key)} -> {now.get(key)}" for key in ENVIRONMENT_FOR_BITS if then.get(key) != now.get(key)
+    ]

@@ -49,7 +49,10 @@ class Predictions:
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
         return {
-            "predictions": [{"file": name, **_without_id(result.to_dict()), "time": taken or None} for name, result, taken in self.results],
+            "predictions": [
+                {"file": name, **_without_id(result.to_dict()), "time": taken or None}
+                for name, result, taken in self.results
+            ],
             "failed": self.failed,
             "converted": self.converted,
             "review": self.review,
@@ -107,7 +110,11 @@ def _source(path: Path) -> Dataset:
     if not path.exists():
         raise ConfigError(f"{path}: there is no such file or folder.")
     if path.is_dir():
-        files = [p for p in sorted(path.rglob("*")) if p.is_file() and p.suffix.lower() in PICTURES and not p.name.startswith(".")]
+        files = [
+            p
+            for p in sorted(path.rglob("*"))
+            if p.is_file() and p.suffix.lower() in PICTURES and not p.name.startswith(".")
+        ]
         from opsin.data.build import from_files
 
         return from_files([p.relative_to(path) for p in files], root=path, name=path.name)
@@ -118,7 +125,18 @@ def _source(path: Path) -> Dataset:
     return load_data(path)
 
 
-PICTURES = frozenset(Image.registered_extensions()) | {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm"}
+PICTURES = frozenset(Image.registered_extensions()) | {
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".bmp",
+    ".gif",
+    ".ppm",
+    ".pgm",
+}
 
 
 @dataclass

@@ -88,7 +88,11 @@ def train_repeated(
 
 
 def _seed(layers: Sequence[Layer]) -> int:
-    given = [layer.values["run"]["seed"] for layer in layers if isinstance(layer.values.get("run"), dict) and "seed" in layer.values["run"]]
+    given = [
+        layer.values["run"]["seed"]
+        for layer in layers
+        if isinstance(layer.values.get("run"), dict) and "seed" in layer.values["run"]
+    ]
     return int(given[-1]) if given else 0
 
 

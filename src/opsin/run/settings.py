@@ -41,7 +41,10 @@ def recipe_layer(task: str, reference: str) -> Layer:
             kept = Recipe.load(path)
         except (OSError, ValueError) as error:
             raise ConfigError(f"--recipe {reference}: cannot be read ({error}).") from error
-        name, values = kept.task_name, {k: v for k, v in kept.to_dict().items() if k not in ("version", "task_name", "sources")}
+        name, values = (
+            kept.task_name,
+            {k: v for k, v in kept.to_dict().items() if k not in ("version", "task_name", "sources")},
+        )
     else:
         found = recipes.get(reference)()
         name, values = found.task, found.settings

@@ -129,10 +129,17 @@ class Trainer:
     def _loaders(self, task: Task[Any]) -> tuple[TrainLoader, EvalLoader | None, EvalLoader]:
         run, settings, dataset = self.recipe.run, self.recipe.data, self.data.dataset
         cache = make_cache(settings.cache, dataset, 1.0 / self.processes.world)
-        shard: dict[str, Any] = {"rank": self.processes.rank, "world": self.processes.world, "workers": settings.workers, "cache": cache}
+        shard: dict[str, Any] = {
+            "rank": self.processes.rank,
+            "world": self.processes.world,
+            "workers": settings.workers,
+            "cache": cache,
+        }
         indices = self.data.indices("train")
         if len(indices) == 0:
-            raise ConfigError("The training part of the split is empty. Give more pictures, or other data.split.fractions.")
+            raise ConfigError(
+                "The training part of the split is empty. Give more pictures, or other data.split.fractions."
+            )
         if settings.limit is not None and settings.limit < len(indices):
             order = seeding.numpy_generator(settings.split.seed, "limit").permutation(len(indices))
             indices = np.sort(indices[order[: settings.limit]])
@@ -163,7 +170,8 @@ class Trainer:
     ) -> Loop:
         run = self.recipe.run
         optimizers = {
-            phase: build_optimizer(self.recipe.optimizer, task.parameters(model, phase), run.batch_size) for phase in task.phases
+            phase: build_optimizer(self.recipe.optimizer, task.parameters(model, phase), run.batch_size)
+            for phase in task.phases
         }
         effective = dict(state.get("effective") or self._effective(task, model, train, val, stream, optimizers))
         if self.processes.is_main:
@@ -203,7 +211,12 @@ class Trainer:
             average=Average(model, self.recipe.optimizer.ema) if self.recipe.optimizer.ema else None,
             interrupted=interrupted,
             folder=self.folder.path,
-            details={"recipe": self.recipe.to_dict(), "model": spec.name, "device": str(self.device), "precision": self.precision.name},
+            details={
+                "recipe": self.recipe.to_dict(),
+                "model": spec.name,
+                "device": str(self.device),
+                "precision": self.precision.name,
+            },
         )
 
     def _effective(
@@ -219,8 +232,13 @@ class Trainer:
         run = self.recipe.run
         batch = next(iter(train.epoch(0)))
         if run.preflight and self.processes.is_main:
-            shared = (self.data.dataset.ids[i] for i in self.data.indices("train")), (self.data.dataset.ids[i] for i in self.data.indices("val"))
-            notes = preflight(task, model, batch, optimizers, precision=self.precision, train_ids=shared[0], val_ids=shared[1])
+            shared = (
+                (self.data.dataset.ids[i] for i in self.data.indices("train")),
+                (self.data.dataset.ids[i] for i in self.data.indices("val")),
+            )
+            notes = preflight(
+                task, model, batch, optimizers, precision=self.precision, train_ids=shared[0], val_ids=shared[1]
+            )
             self.folder.update("run.json", preflight=[vars(note) for note in notes])
             wrong = [note.text for note in notes if note.level == "error"]
             if wrong:
@@ -228,7 +246,9 @@ class Trainer:
             for note in notes:
                 if note.level == "warning":
                     stream(Warned(note.code, note.text))
-        micro = run.micro_batch or find_micro_batch(task, model, batch, precision=self.precision, optimizers=optimizers, processes=self.processes)
+        micro = run.micro_batch or find_micro_batch(
+            task, model, batch, precision=self.precision, optimizers=optimizers, processes=self.processes
+        )
         epochs = run.epochs
         if run.minutes is not None:
             epochs = epochs_for_minutes(
@@ -257,7 +277,9 @@ class Trainer:
 
     # The end ---------------------------------------------------------------------------------------------------------
 
-    def _finish(self, task: Task[Any], spec: ModelSpec, model: nn.Module, evaluation: EvalLoader, state: LoopState) -> None:
+    def _finish(
+        self, task: Task[Any], spec: ModelSpec, model: nn.Module, evaluation: EvalLoader, state: LoopState
+    ) -> None:
         """Judge the best model on train and val, choose operating points on val, write the bundle."""
         if not self.processes.is_main:
             return
@@ -276,7 +298,11 @@ class Trainer:
             metrics = as_json(measure(task, rows, groups=self.data.groups(self.recipe.data.split.group, rows.ids)))
         info = {
             "license": "unknown",
-            "lineage": {"data": self.data.dataset.name, "fingerprint": self.data.dataset.fingerprint, "weights": self.recipe.model.weights},
+            "lineage": {
+                "data": self.data.dataset.name,
+                "fingerprint": self.data.dataset.fingerprint,
+                "weights": self.recipe.model.weights,
+            },
             "precision": _judged(self.precision.name),
             "validation": metrics,
             "best_epoch": state.best_epoch,

@@ -40,7 +40,9 @@ class TorchRuntime:
             images = images.contiguous(memory_format=torch.channels_last)
         training = self.model.training
         self.model.eval()
-        cast = torch.autocast(self.device.type, dtype=TYPES[self.precision]) if self.precision in TYPES else nullcontext()
+        cast = (
+            torch.autocast(self.device.type, dtype=TYPES[self.precision]) if self.precision in TYPES else nullcontext()
+        )
         try:
             with torch.inference_mode(), cast:
                 return as_arrays(self.model(images))

@@ -144,7 +144,13 @@ class Classify(Task[ClassifySettings]):
             raise ConfigError("task.decide = 'operating-point' needs a head with exactly two classes.")
         if settings.balance != "none":
             heads = tuple(
-                head.model_copy(update={"class_weights": class_weights(data, indices, head.name, len(head.class_names), settings.balance)})
+                head.model_copy(
+                    update={
+                        "class_weights": class_weights(
+                            data, indices, head.name, len(head.class_names), settings.balance
+                        )
+                    }
+                )
                 for head in settings.heads
                 if head.kind == "single"
             ) + tuple(head for head in settings.heads if head.kind == "multi")
@@ -165,7 +171,7 @@ class Classify(Task[ClassifySettings]):
 
     @property
     def static_prepare(self) -> bool:
-        return self.settings.small
+        return self.settings.small or self.settings.augment.crop_scale is None
 
     # From a sample to a batch ----------------------------------------------------------------------------------------
 
@@ -174,9 +180,8 @@ class Classify(Task[ClassifySettings]):
         size = self.settings.image_size
         if self.settings.small:
             image, geometry = _fit(image, size)
-        elif train and self.settings.augment.crop_scale is not None:
-            crop = self.settings.augment
-            image, geometry = random_resized_crop(image, key, size, crop.crop_scale, crop.crop_ratio)
+        elif train and (share := self.settings.augment.crop_scale) is not None:
+            image, geometry = random_resized_crop(image, key, size, share, self.settings.augment.crop_ratio)
         elif size[0] == size[1]:
             image, geometry = resize_center_crop(image, size[0])
         else:
@@ -228,7 +233,9 @@ class Classify(Task[ClassifySettings]):
         found = {}
         for head, weights in zip(self.settings.heads, self._weights):
             target = batch.targets[head.name]
-            found[head.name] = float(binary_count(target) if head.kind == "multi" else cross_entropy_count(target, weights))
+            found[head.name] = float(
+                binary_count(target) if head.kind == "multi" else cross_entropy_count(target, weights)
+            )
         return found
 
     def training_step(self, model: nn.Module, batch: Batch, phase: str) -> Loss:
@@ -240,20 +247,35 @@ class Classify(Task[ClassifySettings]):
                 total, count, _ = binary_cross_entropy_sum(logits[:, part], target)
             else:
                 given = None if weights is None else weights.to(logits.device)
-                total, count, _ = cross_entropy_sum(logits[:, part], target, label_smoothing=self.settings.label_smoothing, class_weights=given)
+                total, count, _ = cross_entropy_sum(
+                    logits[:, part], target, label_smoothing=self.settings.label_smoothing, class_weights=given
+                )
             loss[head.name] = Part(total, count, head.weight)
         return loss
 
     # Prediction and judgement ----------------------------------------------------------------------------------------
 
-    def predict_step(self, outputs: Mapping[str, NDArray[Any]], ids: Sequence[str], geometry: Sequence[Geometry]) -> list[Classification]:
+    def predict_step(
+        self, outputs: Mapping[str, NDArray[Any]], ids: Sequence[str], geometry: Sequence[Geometry]
+    ) -> list[Classification]:
         logits = outputs["logits"].astype(np.float32)
         if not np.isfinite(logits).all():
-            raise DataError(f"The model's scores for {ids[int(np.argwhere(~np.isfinite(logits))[0, 0])]} are not finite.")
-        scores = [_softmax(logits[:, p]) if h.kind == "single" else _sigmoid(logits[:, p]) for h, p in zip(self.settings.heads, self.slices)]
+            raise DataError(
+                f"The model's scores for {ids[int(np.argwhere(~np.isfinite(logits))[0, 0])]} are not finite."
+            )
+        scores = [
+            _softmax(logits[:, p]) if h.kind == "single" else _sigmoid(logits[:, p])
+            for h, p in zip(self.settings.heads, self.slices)
+        ]
         limits = [self._limits(head) for head in self.settings.heads]
         return [
-            Classification(name, tuple(Head(h.name, h.class_names, s[i], h.kind == "multi", t) for h, s, t in zip(self.settings.heads, scores, limits)))
+            Classification(
+                name,
+                tuple(
+                    Head(h.name, h.class_names, s[i], h.kind == "multi", t)
+                    for h, s, t in zip(self.settings.heads, scores, limits)
+                ),
+            )
             for i, name in enumerate(ids)
         ]
 
@@ -277,7 +299,11 @@ class Classify(Task[ClassifySettings]):
         for head in self.settings.heads:
             prefix = self._prefix(head.name)
             values = classification_report.metrics(
-                rows[f"{prefix}scores"], rows[f"{prefix}target"], weights, multi=head.kind == "multi", thresholds=head.thresholds
+                rows[f"{prefix}scores"],
+                rows[f"{prefix}target"],
+                weights,
+                multi=head.kind == "multi",
+                thresholds=head.thresholds,
             )
             found |= {f"{prefix}{name}": value for name, value in values.items()}
         if len(self.settings.heads) > 1:
@@ -306,7 +332,10 @@ class Classify(Task[ClassifySettings]):
         for head in self.settings.heads:
             prefix = self._prefix(head.name)
             points = classification_report.operating_points(
-                rows[f"{prefix}scores"], rows[f"{prefix}target"], self.settings.operating_point, multi=head.kind == "multi"
+                rows[f"{prefix}scores"],
+                rows[f"{prefix}target"],
+                self.settings.operating_point,
+                multi=head.kind == "multi",
             )
             heads.append(head.model_copy(update={"thresholds": points}))
         return self.settings.model_copy(update={"heads": tuple(heads)})
@@ -346,7 +375,11 @@ class Classify(Task[ClassifySettings]):
             value = float(part.sum) / max(count, 1e-9)
             if count and value > 3 * expected + 1:
                 text = f"Head '{head.name}': the loss at the start is {value:.2f}; a model that knows nothing has {expected:.2f}."
-                yield Note("initial-loss", f"{text} Fine with weights from elsewhere; else check labels and initialization.", "warning")
+                yield Note(
+                    "initial-loss",
+                    f"{text} Fine with weights from elsewhere; else check labels and initialization.",
+                    "warning",
+                )
 
 
 def _headline(kind: str) -> str:

@@ -23,7 +23,7 @@ from opsin.errors import DataError
 
 Pixels = NDArray[Any]  # (H, W, C)
 MAX_PIXELS = 200_000_000
-FULL_RANGE = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0)}
+FULL_RANGE = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0), "float32": (0.0, 1.0)}
 PRECISION_LIMIT = 22  # bits of a resizing weight
 
 

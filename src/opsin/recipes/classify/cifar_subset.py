@@ -1,6 +1,6 @@
 """A balanced subset of CIFAR-10 (20,000 training pictures) with our small net, twenty minutes on two cores.
 
-    python benchmarks/recipe.py cifar-subset --data cifar10-subset.tar.gz
+python benchmarks/recipe.py cifar-subset --data cifar10-subset.tar.gz
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Fashion-MNIST with our small net, fifteen minutes on two cores.
 
-    python benchmarks/recipe.py fashion-small --data fashion-mnist
+python benchmarks/recipe.py fashion-small --data fashion-mnist
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """MNIST with our small net and strong settings, ten minutes on two cores.
 
-    python benchmarks/recipe.py mnist-strong --data mnist
+python benchmarks/recipe.py mnist-strong --data mnist
 """
 
 from __future__ import annotations
