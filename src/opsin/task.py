@@ -126,7 +126,7 @@ class Batch:
         if len(self) <= size:
             return [self]
         given: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        parts = [
+        parts: list[dict[str, Any]] = [
             {name: None if value is None else _rows_of(value, i, i + size) for name, value in given.items()}
             for i in range(0, len(self), size)
         ]

@@ -98,7 +98,8 @@ def test_predict_table_sorting_review_and_bad_files(run: Path, place: Path, caps
     )
     assert len(found["predictions"]) == 12
     assert list(found["failed"]) == ["broken.png"]
-    lines = list(csv.DictReader(Path(found["table"]).open()))
+    with Path(found["table"]).open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
     assert [line["file"] for line in lines if line["error"]] == ["broken.png"]
     assert {"file", "class", "score", "top5", "time", "error"} == set(lines[0])
     unsure = {one["file"] for one in found["predictions"] if one["score"] < 0.9}

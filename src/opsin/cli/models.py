@@ -66,5 +66,7 @@ def show_model(
         "macs": counter.get_total_flops() // 2,
         "about": (models.module(spec.name).__doc__ or "").strip() if spec.name in models else "",
     }
-    text = f"{found['about']}\n\n{spec.name}: {found['parameters']:,} parameters, {found['macs'] / 1e6:,.1f} M multiply-adds at {channels} x {size} x {size}"
+    size_text = f"{channels} x {size} x {size}"
+    numbers = f"{found['parameters']:,} parameters, {found['macs'] / 1e6:,.1f} M multiply-adds at {size_text}"
+    text = f"{found['about']}\n\n{spec.name}: {numbers}"
     emit(found, json, lambda: text.strip())

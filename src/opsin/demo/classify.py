@@ -113,9 +113,8 @@ def classify(folder: Path, say: Say) -> Story:
     story.export = exported.to_dict()
     parity = exported.parity
     pictures = sum(parity.compared.values())
-    say(
-        f"Exported to {exported.folder}: compared on {pictures} inputs, largest relative difference {parity.max_relative:.1e}, {len(parity.flipped)} decisions flipped."
-    )
+    compared = f"compared on {pictures} inputs, largest relative difference {parity.max_relative:.1e}"
+    say(f"Exported to {exported.folder}: {compared}, {len(parity.flipped)} decisions flipped.")
     some = [str(p) for p in sorted((folder / "digits" / "test").rglob("*.png"))[::90]]
     found = predict_files(whole.bundle, some, save=folder / "predicted")
     story.predictions = found.to_dict()["predictions"]

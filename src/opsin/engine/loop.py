@@ -121,7 +121,7 @@ class Loop:
         stream: Stream | None = None,
         validate: Validate | None = None,
         store: disk.Store | None = None,
-        save_best: Callable[[Mapping[str, Tensor], Mapping[str, float], int], None] | None = None,
+        save_best: Callable[[Mapping[str, Tensor]], None] | None = None,
         average: Average | None = None,
         interrupted: Callable[[], bool] = lambda: False,
         folder: Path | None = None,
@@ -236,7 +236,8 @@ class Loop:
             if not self._remember(loss) and bad is None:
                 bad = (chunk, loss)
             if bad is None and total is not None and total.requires_grad:
-                (self.precision.scaler.scale(total) if self.precision.scaler else total).backward()
+                scaled = self.precision.scaler.scale(total) if self.precision.scaler else total
+                scaled.backward()  # type: ignore[no-untyped-call]
         if self.processes.any(bad is not None, self.device):
             chunk, loss = bad or (chunks[-1], {})
             raise explain_nonfinite(self.task, self.model, chunk, phase, self.state.step, loss, self.precision)
@@ -321,7 +322,7 @@ class Loop:
         if better or not state.best:
             state.best, state.best_epoch, state.worse_in_a_row = metrics, state.epoch, 0
             if self.save_best is not None and self.processes.is_main:
-                self.save_best(self.model.state_dict(), metrics, state.epoch)
+                self.save_best(self.model.state_dict())
         else:
             state.worse_in_a_row += 1
         if self.average is not None:

@@ -25,7 +25,10 @@ def explain_nonfinite(
         if guilty
         else "no single sample causes it alone; the batch holds"
     )
-    advice = "Look at these samples with `opsin data check`; if they are sound, lower optimizer.lr, set optimizer.clip_norm=1, or use run.precision=fp32."
+    advice = (
+        "Look at these samples with `opsin data check`; if they are sound, lower optimizer.lr, set optimizer.clip_norm=1, "
+        "or use run.precision=fp32."
+    )
     return TrainingError(
         f"The loss is not finite at step {step + 1} ({', '.join(parts) or 'on another process'}). {layer} "
         f"{who}: {shown}. Training stopped before the weights changed. {advice}"

@@ -116,7 +116,7 @@ class Headline:
     label: str
     interval: str
     share: tuple[float, float, float] | None = None  # value, low, high
-    sealed: bool = False
+    remark: str = ""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ LIMIT = 3_800_000  # bytes of the whole file
 WORDS = 2_000_000  # bytes of all tables, matrices and captions together
 ROWS = 400  # of one table
 OPEN_ROWS = 30  # of a table that are seen without unfolding it
+NOTE = 1500  # characters of a warning
 LONGEST = 400  # characters of a cell or caption
 NUMBERED = 16  # classes up to which a matrix prints its numbers
 MARK = "<meta name='generator' content='opsin report'>"
@@ -44,7 +45,7 @@ def _draw(page: Page, thumbnails: Thumbnails) -> str:
     canvas = _Canvas(thumbnails)
     contents = "".join(f"<li><a href='#{c.anchor}'>{clean(c.title)}</a></li>" for c in page.chapters)
     tiles = "".join(f"<li><b>{clean(v)}</b><span>{clean(k)}</span></li>" for v, k in page.tiles)
-    sentences = "".join(f"<p>{clean(s)}</p>" for s in page.sentences)
+    sentences = "".join(f"<p>{_rich(s)}</p>" for s in page.sentences)
     body = (
         f"<header><p class='brand'>opsin report</p><h1>{clean(page.title)}</h1>"
         f"<p class='muted path'>{clean(page.subtitle)}</p><div class='hero'>{_headline(page.headline)}"
@@ -76,9 +77,9 @@ def _headline(one: Headline | None) -> str:
             svg.interval_bar(value, low, high, least, most, strong=True)
             + f"<p class='scale' aria-hidden='true'>{ends}</p>"
         )
-    sealed = "<p class='sealed'>test part still sealed</p>" if one.sealed else ""
+    remark = f"<p class='sealed'>{clean(one.remark)}</p>" if one.remark else ""
     number = f"<p class='number'>{clean(one.number)}</p><p class='of'>{clean(one.label)}</p>"
-    return f"<div class='headline'>{number}{bar}{sealed}</div>"
+    return f"<div class='headline'>{number}{bar}{remark}</div>"
 
 
 def _window(low: float, high: float) -> tuple[float, float]:
@@ -208,6 +209,11 @@ def _short(text: str, most: int = LONGEST) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
+def _rich(text: str) -> str:
+    """Text in which what stands between backticks is code."""
+    return re.sub(r"`([^`\n]+)`", r"<code>\1</code>", clean(text))
+
+
 def _cut(value: object, most: int = LONGEST) -> str:
     return clean(_short(str(value), most))
 
@@ -275,7 +281,7 @@ def _heat(value: float, where: str, same: bool, diagonal: bool, numbered: bool) 
 def _note(note: Note) -> str:
     level = note.level if note.level in _LEVELS else "info"
     title = f"<span class='badge {level}'>{_LEVELS[level]}</span> <code>{clean(note.code)}</code>"
-    return f"<article class='note {level}'><h3>{title}</h3><p>{_cut(note.text)}</p></article>"
+    return f"<article class='note {level}'><h3>{title}</h3><p>{_rich(_short(note.text, NOTE))}</p></article>"
 
 
 def _paragraph(block: Text) -> str:

@@ -11,7 +11,7 @@ from opsin.report import words
 from opsin.report.content import Block, Chapter, Interval, Intervals, Text
 from opsin.report.history import History, progress
 from opsin.report.inputs import ReportInputs
-from opsin.report.verdict import evaluate_command, outcome
+from opsin.report.verdict import evaluate_command, outcome, sealed
 from opsin.results.section import Gallery, Note, Section, Table
 
 MANY_LOOKS = 3
@@ -39,13 +39,13 @@ def _notes(inputs: ReportInputs, history: History) -> Iterator[Note]:
         )
         yield Note(
             "unfinished",
-            f"Training {said} after {progress(history, inputs.state)}; this page shows what there is. Go on: {resume}",
+            f"Training {said} after {progress(history, inputs.state)}; this page shows what there is. Go on: `{resume}`",
         )
     if inputs.finished and "test" not in inputs.evaluations and inputs.data.get("sizes", {}).get("test"):
-        sealed = inputs.data["sizes"]["test"]
+        size = inputs.data["sizes"]["test"]
         held = " The numbers on this page are of the validation part." if inputs.part == "val" else ""
-        text = f"The test part ({words.count(sealed, 'picture')}) is still sealed for this run.{held} Open it: "
-        yield Note("sealed", text + evaluate_command(inputs), "info")
+        text = f"The test part ({words.count(size, 'picture')}) is {sealed(inputs)}.{held} Open it: "
+        yield Note("sealed", f"{text}`{evaluate_command(inputs)}`", "info")
     if len(inputs.looks) > MANY_LOOKS:
         yield Note(
             "many_looks",

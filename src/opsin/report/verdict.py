@@ -42,8 +42,8 @@ def sentences(inputs: ReportInputs) -> list[str]:
         found.append(_comparison(inputs, *compared))
     if inputs.part == "val":
         found.append(
-            "The model was chosen on these pictures, so expect a little less on new ones. The test part is still "
-            f"sealed; open it once, when you have decided: {evaluate_command(inputs)}"
+            f"The model was chosen on these pictures, so expect a little less on new ones. The test part is {sealed(inputs)}; "
+            f"open it once, when you have decided: `{evaluate_command(inputs)}`"
         )
     return found
 
@@ -59,7 +59,13 @@ def headline(inputs: ReportInputs) -> Headline | None:
         share = (float(one["value"]), float(one["low"]), float(one["high"]))
     number = words.percent(one["value"]) if shares else words.number(one["value"])
     label = f"{words.metric_title(name)}, {'test' if inputs.part == 'test' else 'validation'} part"
-    return Headline(number, label, words.interval(one, shares=shares), share, inputs.part == "val")
+    return Headline(
+        number,
+        label,
+        words.interval(one, shares=shares),
+        share,
+        f"test part {sealed(inputs)}" if inputs.part == "val" else "",
+    )
 
 
 def best_baseline(inputs: ReportInputs) -> tuple[str, Mapping[str, Any]] | None:
@@ -82,6 +88,12 @@ def outcome(inputs: ReportInputs, difference: Mapping[str, Any]) -> str:
     if not words.known(low) or not words.known(high) or float(low or 0) <= 0 <= float(high or 0):
         return "not distinguishable"
     return "better" if (float(low or 0) > 0) == inputs.higher_is_better else "worse"
+
+
+def sealed(inputs: ReportInputs) -> str:
+    """In words, how untouched the test part is that this run has not been judged on."""
+    others = len(inputs.looks)
+    return f"still sealed for this run ({words.count(others, 'look')} by others)" if others else "still sealed"
 
 
 def evaluate_command(inputs: ReportInputs) -> str:

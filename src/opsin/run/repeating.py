@@ -128,8 +128,9 @@ def summary_text(run: Run) -> str:
     name = run.bundle.task.monitor.name
     found = state.get("validation", {}).get(name)
     value = "" if not found else f"  validation {name} {_interval(found)}"
+    best, epochs = state.get("best", {}).get("epoch", -1) + 1, state["effective"]["epochs"]
     return (
-        f"{run.path}:{value}  best epoch {state.get('best', {}).get('epoch', -1) + 1} of {state['effective']['epochs']}, {state['seconds']:.0f} s\n"
+        f"{run.path}:{value}  best epoch {best} of {epochs}, {state['seconds']:.0f} s\n"
         f"Next: opsin evaluate {run.path}      (the sealed test part)"
     )
 

@@ -266,7 +266,7 @@ class Trainer:
 
         return validate
 
-    def _save_best(self, tensors: Mapping[str, Tensor], metrics: Mapping[str, float], epoch: int) -> None:
+    def _save_best(self, tensors: Mapping[str, Tensor]) -> None:
         self.folder.checkpoints.mkdir(parents=True, exist_ok=True)
         write_durably(self.folder.best, dump_tensors(contiguous(tensors)))
 
@@ -335,7 +335,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         yield wished.is_set
         return
 
-    def note(number: int, frame: Any) -> None:
+    def note(_number: int, _frame: Any) -> None:
         if wished.is_set():
             raise KeyboardInterrupt
         wished.set()
