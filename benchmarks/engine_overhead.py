@@ -7,7 +7,7 @@ ms a step. On a machine that does other work the 10th percentiles are what a qui
 
 Run: python benchmarks/engine_overhead.py [--steps 300] [--blocks 12] [--optimizer sgd] [--device cpu] [--json]
 """
-# ruff: noqa: ARG002, ARG003
+# ruff: noqa: ARG003
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-# ruff: noqa: ARG002 - the tasks and data sets below follow a contract
+
 """Speed of the input path against torchvision + ImageFolder, side by side in one sitting.
 
     python benchmarks/input.py [--data FOLDER] [--only photos large small] [--repeats 7] [--json]
