@@ -1,4 +1,3 @@
-
 """Speed of the input path against torchvision + ImageFolder, side by side in one sitting.
 
     python benchmarks/input.py [--data FOLDER] [--only photos large small] [--repeats 7] [--json]

@@ -43,8 +43,8 @@ def settings(data: Path, workers: int) -> dict[str, Any]:
     """A run in which everything that has state is switched on."""
     return {
         "data": {"path": str(data), "workers": workers, "cache": "none"},
-        "model": {"name": "smallnet", "kwargs": {"stem": 4, "widths": [8, 8, 8]}},
-        "optimizer": {"name": "adamw", "ema": 0.9, "clip_norm": 1.0},
+        "model": {"name": "smallnet", "kwargs": {"stem": 16, "widths": [16, 32, 32]}},
+        "optimizer": {"name": "adamw" if workers else "sgd", "ema": 0.9, "clip_norm": 1.0},
         "schedule": {"name": "one-cycle"},
         "task": {"small": False, "image_size": [32, 32], "augment_preset": "strong"},
         "run": {

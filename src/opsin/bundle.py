@@ -136,7 +136,7 @@ class Bundle:
     # Predicting ------------------------------------------------------------------------------------------------------
 
     def runner(self, precision: str = "fp32", device: str | torch.device = "cpu") -> TorchRuntime:
-        """The model as a function from inputs to arrays."""
+        """The model, moved to a device, as a function from inputs to arrays."""
         return TorchRuntime(self.model, precision, torch.device(device))
 
     def predict(self, images: Any, *, batch_size: int = 32, runner: Any = None) -> Any:

@@ -57,7 +57,7 @@ class Setup:
 
         listeners = open_listeners(["jsonl", self.seen.append], self.folder)
         self.stream = Stream(listeners)
-        return Loop(
+        loop = Loop(
             task,
             self.model,
             optimizers,
@@ -68,11 +68,12 @@ class Setup:
             stream=self.stream,
             validate=self._validate,
             store=Store(self.folder / "checkpoints", self.keep) if self.store else None,
-            save_best=lambda state, metrics, epoch: self.best.append(({n: t.clone() for n, t in state.items()}, epoch)),
+            save_best=lambda state: self.best.append(({n: t.clone() for n, t in state.items()}, loop.state.best_epoch)),
             average=Average(self.model, 0.9) if self.ema else None,
             interrupted=interrupted,
             folder=self.folder,
         )
+        return loop
 
     def run(self, resume: bool = False) -> LoopState:
         loop = self.build()

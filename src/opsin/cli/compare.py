@@ -57,6 +57,6 @@ def _table(found: dict[str, Any]) -> Any:
     for pair in found["pairs"]:
         d = pair["difference"]
         interval = "" if d["low"] is None else f"{d['low']:+.4f} to {d['high']:+.4f}"
-        p = "" if pair["p"] is None else f"{pair['p']:.4f}"
+        p = "" if pair["p"] is None else "< 0.0001" if pair["p"] < 1e-4 else f"{pair['p']:.4f}"
         pairs.add_row(pair["first"], pair["second"], f"{d['value']:+.4f}", interval, p, pair["verdict"])
     return Group(table, pairs)

@@ -128,7 +128,14 @@ def split(
     earlier = None if split_from is None else SplitFile.from_json(find_run(split_from).read("data.json")["split"])
     made = make_split(data, SplitSettings.model_validate({"seed": seed, "by": by, "group": group}), earlier)
     made.to_file().save(Path(out))
-    found = {"out": out, "method": made.method, "counts": {part: dict(counts) for part, counts in made.counts.items()}}
+    found = {
+        "out": out,
+        "method": made.method,
+        "counts": {part: dict(counts) for part, counts in made.counts.items()},
+        "problems": [problem.message for problem in made.problems],
+    }
+    for problem in made.problems:
+        console().print(f"Note: {problem.message}", style="yellow", markup=False)
     sizes = ", ".join(f"{part} {counts['']}" for part, counts in made.counts.items())
     emit(found, json, lambda: f"{out}: {sizes} ({made.method})")
 

@@ -24,6 +24,7 @@ def command(
         float | None, typer.Option(min=0, max=1, help="List pictures whose score is lower, to look at again.")
     ] = None,
     table: Annotated[str | None, typer.Option(help="Where to write the table (CSV).")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     json: Json = False,
 ) -> int:
     """Say what a model sees in pictures, folders or archives.
@@ -31,12 +32,15 @@ def command(
     For a folder a table predictions.csv is always written. Pictures that cannot be read are listed, and the others
     predicted.
     """
+    from opsin.engine.precision import choose_device
     from opsin.run import load
     from opsin.run.predicting import predict_files
 
+    bundle = load(run)
     found = predict_files(
-        load(run),
+        bundle,
         inputs,
+        runner=bundle.runner(bundle.info.get("precision", "fp32"), choose_device(device)),
         save=None if save is None else Path(save),
         sort_into=None if sort_into is None else Path(sort_into),
         table=None if table is None else Path(table),

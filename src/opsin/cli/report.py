@@ -10,7 +10,7 @@ import typer
 from opsin.cli._frame import Json, emit
 
 NAMES = ("report",)
-HELP = "Write one page about a run: data, model, numbers, errors as pictures."
+HELP = "Write one page about a run, to read and to send."
 ORDER = 60
 
 

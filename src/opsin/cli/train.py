@@ -25,7 +25,9 @@ def command(
     weights: Annotated[
         str | None, typer.Option(help="File with starting weights (.safetensors, .pt, .pth), or none.")
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="A named recipe (opsin recipes), or a recipe.json.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A named recipe (docs/results.md lists them), or a recipe.json.")
+    ] = None,
     augment: Annotated[str | None, typer.Option(help="plain, standard or strong.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training part.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Train for about this long instead.")] = None,
@@ -113,4 +115,4 @@ def pairs(columns: list[str] | None) -> dict[str, str] | None:
 
 def _progress(done: int, every: int) -> None:
     if done == every:
-        console().print(f"Read {every} pictures; all parts are written down.", style="dim")
+        console().print(f"Read {every} pictures, all of them sound.", style="dim")

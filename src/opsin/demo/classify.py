@@ -37,7 +37,7 @@ MARK = ".opsin-demo"
 SIDE = 16
 SETTINGS = {
     "model": {"name": "smallnet", "kwargs": {"stem": 16, "widths": [24, 48, 96]}},
-    "optimizer": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.02, "ema": 0.99},
+    "optimizer": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.02},
     "schedule": {"name": "one-cycle"},
     "task": {"augment": {"rotate": 10.0, "scale": 0.1, "shift": 0.0625}, "label_smoothing": 0.05},
     "run": {"epochs": 24, "batch_size": 64, "checkpoint_seconds": 0.5, "validate_every": 4},

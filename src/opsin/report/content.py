@@ -5,7 +5,7 @@ The blocks are the sections that tasks return (`opsin.results.section`) and a fe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,11 +110,10 @@ class Chapter:
 
 @dataclass(frozen=True)
 class Headline:
-    """The number at the top: as printed, what it is of, its interval on a scale from 0 to 1 when it is a share."""
+    """The number at the top: as printed, what it is of; value and interval to be drawn when it is a share."""
 
     number: str
     label: str
-    interval: str
     share: tuple[float, float, float] | None = None  # value, low, high
     remark: str = ""
 
@@ -131,4 +130,3 @@ class Page:
     tiles: tuple[tuple[str, str], ...]
     chapters: tuple[Chapter, ...]
     footer: str
-    keywords: tuple[str, ...] = field(default=())

@@ -62,7 +62,6 @@ def headline(inputs: ReportInputs) -> Headline | None:
     return Headline(
         number,
         label,
-        words.interval(one, shares=shares),
         share,
         f"test part {sealed(inputs)}" if inputs.part == "val" else "",
     )

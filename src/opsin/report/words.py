@@ -9,7 +9,6 @@ from typing import Any
 
 from opsin.metrics.names import METRICS, MetricInfo
 
-SIGNIFICANT = 0.05
 _CAPITALS = {
     "auroc": "AUROC",
     "ece": "ECE",
@@ -105,14 +104,6 @@ def duration(seconds: Any) -> str:
     if seconds < 3600:
         return f"{int(seconds) // 60} min {int(seconds) % 60} s"
     return f"{int(seconds) // 3600} h {int(seconds) % 3600 // 60} min"
-
-
-def bytes_text(value: int) -> str:
-    """A file size."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= factor:
-            return f"{value / factor:.1f} {unit}"
-    return f"{value} B"
 
 
 def compact(value: int) -> str:

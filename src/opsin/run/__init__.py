@@ -83,6 +83,30 @@ class Run:
         """Predict one picture or several with the best model; see `Bundle.predict`."""
         return self.bundle.predict(images, **options)
 
+    def evaluate(self, split: str = "test", **options: Any) -> dict[str, Any]:
+        """Judge the best model; see `opsin.run.evaluating.evaluate_run`."""
+        from opsin.run.evaluating import evaluate_run
+
+        return evaluate_run(self, split, **options)
+
+    def report(self, out: Path | None = None) -> Path:
+        """Write the report; see `opsin.run.reporting.report_run`."""
+        from opsin.run.reporting import report_run
+
+        return report_run(self, out)
+
+    def export(self, to: str, out: Path | str | None = None, **options: Any) -> list[Any]:
+        """Export the best model; see `opsin.run.exporting.export_run`."""
+        from opsin.run.exporting import export_run
+
+        return export_run(self, to, out, **options)
+
+    def compare(self, *others: Path | str | Run, **options: Any) -> dict[str, Any]:
+        """Compare with other runs; see `opsin.run.comparing.compare`."""
+        from opsin.run.comparing import compare
+
+        return compare([self, *others], **options)
+
     def resume(
         self, *, network: nn.Module | None = None, callbacks: Sequence[Callback] = (), quiet: bool = False
     ) -> Run:

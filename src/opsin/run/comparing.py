@@ -9,9 +9,11 @@ from typing import Any
 
 from opsin.analyze.measure import measure, paired_difference
 from opsin.errors import ConfigError, DataError, UnknownName
+from opsin.metrics.names import METRICS
 from opsin.metrics.paired import holm, mcnemar
 from opsin.results.rows import Rows
 from opsin.run import Run
+from opsin.task import Task
 
 SIGNIFICANT = 0.05
 
@@ -60,7 +62,7 @@ def compare(runs: Sequence[Path | str | Run], *, split: str = "test", metric: st
     for key, p in (holm(known) if known else {}).items():
         pairs[int(key)]["p"] = p
     for pair in pairs:
-        pair["verdict"] = _verdict(pair, task.monitor.higher_is_better if metric is None else True)
+        pair["verdict"] = _verdict(pair, _higher_is_better(task, name))
     return {"metric": name, "split": split, "samples": len(rows[0]), "runs": found, "pairs": pairs}
 
 
@@ -83,15 +85,22 @@ def _pair(one: Run, other: Run, first: Rows, second: Rows, name: str, groups: An
         "first": str(one.path),
         "second": str(other.path),
         "difference": difference,
-        "p": difference.get("p"),
+        "p": difference["p_value"],
         "test": "paired bootstrap",
     }
     if name == "accuracy" and groups is None and "scores" in first:
         known = first["target"] >= 0
         right = [(rows["scores"].argmax(1) == rows["target"])[known] for rows in (first, second)]
         exact = mcnemar(right[0], right[1]).to_dict()
-        found |= {"p": exact["p"], "test": "exact McNemar", "mcnemar": exact}
+        found |= {"p": exact["p_value"], "test": "exact McNemar", "mcnemar": exact}
     return found
+
+
+def _higher_is_better(task: Task[Any], name: str) -> bool:
+    if name == task.monitor.name:
+        return task.monitor.higher_is_better
+    known = METRICS.get(name.rpartition(".")[2])
+    return known is None or known.better == "higher"
 
 
 def _verdict(pair: dict[str, Any], higher_is_better: bool) -> str:

@@ -18,6 +18,7 @@ from opsin.data.formats import load_data
 from opsin.data.ledger import Ledger
 from opsin.data.loader import EvalLoader
 from opsin.engine.evaluate import evaluate
+from opsin.engine.precision import choose_device
 from opsin.errors import ConfigError, DataError
 from opsin.metrics.intervals import Interval
 from opsin.results.rows import Rows
@@ -58,7 +59,7 @@ def evaluate_run(
     dataset, indices, name, skipped = _samples(run, part, data, skip_bad)
     started = time.monotonic()
     loader = EvalLoader(dataset, indices, task, batch_size=64, workers=run.recipe.data.workers)
-    rows = evaluate(task, bundle.runner(run.state["effective"].get("judged", bundle.info["precision"])), loader)
+    rows = evaluate(task, bundle.runner(bundle.info["precision"], choose_device(run.recipe.run.device)), loader)
     loader.close()
     seconds = time.monotonic() - started
     run.folder.predictions(name).parent.mkdir(exist_ok=True)

@@ -87,6 +87,8 @@ def predict_files(
     Raises:
         ConfigError: if there is nothing at an input, or no picture in any.
     """
+    if table is not None and table.exists():
+        raise ConfigError(f"--table {table} exists already; give another name, or remove it.")
     started, found = time.monotonic(), Predictions()
     sources = [_source(Path(one)) for one in inputs]
     if sum(len(source) for source in sources) == 0:

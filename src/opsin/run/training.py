@@ -297,7 +297,7 @@ class Trainer:
             rows.save(self.folder.predictions("val"))
             metrics = as_json(measure(task, rows, groups=self.data.groups(self.recipe.data.split.group, rows.ids)))
         info = {
-            "license": "unknown",
+            "license": "unknown" if self.recipe.model.weights != "none" else "yours to choose (trained from scratch)",
             "lineage": {
                 "data": self.data.dataset.name,
                 "fingerprint": self.data.dataset.fingerprint,

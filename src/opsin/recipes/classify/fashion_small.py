@@ -11,18 +11,18 @@ NAMES = ("fashion-small",)
 
 
 def build() -> NamedRecipe:
-    """Muon, warm-up and linear decay, averaged weights; shifts, flips and cutout."""
+    """Muon, warm-up and linear decay; shifts, flips and random erasing."""
     settings = {
         "data": {"split": {"fractions": [0.9, 0.05, 0.05]}},
-        "model": {"name": "smallnet", "kwargs": {"stem": 16, "widths": [32, 64, 128]}},
-        "optimizer": {"name": "muon", "lr": 0.1, "other_lr": 0.25, "momentum": 0.85, "ema": 0.999},
-        "schedule": {"name": "linear", "warmup_epochs": 5},
+        "model": {"name": "smallnet", "kwargs": {"stem": 16, "widths": [48, 96, 192]}},
+        "optimizer": {"name": "muon", "lr": 0.1, "other_lr": 0.25, "momentum": 0.85},
+        "schedule": {"name": "linear", "warmup_epochs": 2.5},
         "task": {
             "augment_preset": "plain",
             "flip": True,
-            "augment": {"shift": 0.0714, "flip_horizontal": True, "cutout": 0.29},
-            "label_smoothing": 0.1,
+            "augment": {"shift": 0.0714, "flip_horizontal": True, "erase": 0.3},
+            "label_smoothing": 0.05,
         },
-        "run": {"epochs": 26, "batch_size": 256, "validate_every": 2},
+        "run": {"epochs": 13, "batch_size": 256, "validate_every": 2},
     }
     return NamedRecipe("classify", settings, "fashion-mnist", "accuracy", 0.945, "own bar: 94.5 % in 15 minutes", 3, 15)

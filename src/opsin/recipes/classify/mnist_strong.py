@@ -11,17 +11,17 @@ NAMES = ("mnist-strong",)
 
 
 def build() -> NamedRecipe:
-    """Muon, warm-up and linear decay, averaged weights; shifts, small rotations and zooms, cutout."""
+    """Muon, warm-up and linear decay; shifts, small rotations, zooms and shears."""
     settings = {
         "data": {"split": {"fractions": [0.9, 0.05, 0.05]}},
         "model": {"name": "smallnet", "kwargs": {"stem": 16, "widths": [32, 64, 128]}},
-        "optimizer": {"name": "muon", "lr": 0.1, "other_lr": 0.25, "momentum": 0.85, "ema": 0.999},
-        "schedule": {"name": "linear", "warmup_epochs": 3},
+        "optimizer": {"name": "muon", "lr": 0.1, "other_lr": 0.25, "momentum": 0.85},
+        "schedule": {"name": "linear", "warmup_epochs": 2},
         "task": {
             "augment_preset": "plain",
-            "augment": {"shift": 0.0714, "rotate": 10.0, "scale": 0.1},
+            "augment": {"shift": 0.0714, "rotate": 12.0, "scale": 0.12, "shear": 7.0},
             "label_smoothing": 0.1,
         },
-        "run": {"epochs": 14, "batch_size": 256, "validate_every": 2},
+        "run": {"epochs": 11, "batch_size": 256, "validate_every": 2},
     }
     return NamedRecipe("classify", settings, "mnist", "accuracy", 0.996, "own bar: 99.6 % in 10 minutes", 3, 10)
