@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opsin import seeding
+from opsin.engine import capacity
 from opsin.engine import preflight as module
+from opsin.engine.capacity import epochs_for_minutes, find_micro_batch, steps_for_minutes
 from opsin.engine.events import Event, Stream
 from opsin.engine.loop import Loop, Plan
 from opsin.engine.optimizers import Average
 from opsin.engine.precision import Precision
-from opsin.engine.preflight import epochs_for_minutes, find_micro_batch, output_notes, preflight, steps_for_minutes
+from opsin.engine.preflight import output_notes, preflight
 from opsin.errors import TrainingError
 from opsin.results.section import Note
 from opsin.task import Batch, Geometry, Loss, Part, Task, TaskSettings
@@ -402,11 +404,11 @@ def test_a_coupled_task_is_never_split() -> None:
 
 def test_free_memory_limits_the_micro_batch_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     task, batch = Classify(TaskSettings()), _batch(64)
-    monkeypatch.setattr(module, "available_memory", lambda: 30_000)
+    monkeypatch.setattr(capacity, "available_memory", lambda: 30_000)
     found = find_micro_batch(task, _net(), batch, precision=FP32)
     assert found is not None
     assert 1 <= found < 64
-    monkeypatch.setattr(module, "available_memory", lambda: None)
+    monkeypatch.setattr(capacity, "available_memory", lambda: None)
     assert find_micro_batch(task, _net(), batch, precision=FP32) is None
 
 
@@ -424,7 +426,7 @@ def test_timing_leaves_no_trace_and_counts_validation(monkeypatch: pytest.Monkey
     task, model, *_ = make("heads")
     seen: list[Event] = []
     clock = iter(np.arange(0.0, 1000.0, 0.5))
-    monkeypatch.setattr(module, "_clock", lambda device: float(next(clock)))
+    monkeypatch.setattr(capacity, "_clock", lambda device: float(next(clock)))
     before = {n: t.clone() for n, t in model.state_dict().items()}
     loop = _loop(task, model, seen, validate=lambda m: {"count": 1.0})
     timing = steps_for_minutes(loop, 1.0, warmup=1)

@@ -18,6 +18,7 @@ from opsin.analyze.measure import as_json, measure, values
 from opsin.bundle import Bundle, read_weights
 from opsin.data.cache import make_cache
 from opsin.data.loader import EvalLoader, TrainLoader
+from opsin.engine.capacity import epochs_for_minutes, find_micro_batch
 from opsin.engine.checkpoint import Store, contiguous, write_durably
 from opsin.engine.distributed import Processes
 from opsin.engine.evaluate import evaluate
@@ -26,7 +27,7 @@ from opsin.engine.listeners import open_listeners
 from opsin.engine.loop import Loop, LoopState, Plan
 from opsin.engine.optimizers import Average, build_optimizer
 from opsin.engine.precision import Precision, choose_device
-from opsin.engine.preflight import epochs_for_minutes, find_micro_batch, preflight
+from opsin.engine.preflight import preflight
 from opsin.engine.schedules import schedule
 from opsin.errors import ConfigError, TrainingError
 from opsin.layers.sync_batchnorm import convert as synchronize
