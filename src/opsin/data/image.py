@@ -193,14 +193,12 @@ def _reported(name: str) -> Iterator[None]:
         raise DataError(f"{name}: not enough memory to decode it.") from error
     except Exception as error:  # decoders raise whatever they like on damaged files
         reason = str(error).strip().rstrip(".") or type(error).__name__
-        raise DataError(
-            f"{name}: cannot be decoded ({reason}). Replace the file, or pass --skip-bad to leave it out."
-        ) from error
+        raise DataError(f"{name}: cannot be decoded ({reason}). Replace the file.") from error
 
 
 def _decode(data: bytes, reduce_to: int | None, max_pixels: int) -> tuple[NDArray[Any], int, tuple[float, float]]:
     if not data:
-        raise DataError("the file is empty (0 bytes). Replace it, or pass --skip-bad to leave it out.")
+        raise DataError("the file is empty (0 bytes). Replace it.")
     if data[:3] == b"\xff\xd8\xff":
         pixels, orientation = _decode_jpeg(data, reduce_to, max_pixels)
         return pixels, orientation, _UINT8
@@ -209,7 +207,7 @@ def _decode(data: bytes, reduce_to: int | None, max_pixels: int) -> tuple[NDArra
         return deep[0], 1, (0.0, float(deep[1]))
     if data[:8] == PNG_MAGIC:
         if fault := png_fault(data):
-            raise DataError(f"{fault}. Replace the file, or pass --skip-bad to leave it out.")
+            raise DataError(f"{fault}. Replace the file.")
         header = png_header(data)
         if header is not None and header.bits == 16 and header.color in (2, 4, 6):
             _check_pixels(header.height, header.width, max_pixels)
@@ -220,7 +218,7 @@ def _decode(data: bytes, reduce_to: int | None, max_pixels: int) -> tuple[NDArra
 def _decode_jpeg(data: bytes, reduce_to: int | None, max_pixels: int) -> tuple[NDArray[Any], int]:
     header = jpeg_header(data)
     if header is None:
-        raise DataError("the JPEG header is cut off or damaged. Replace the file, or pass --skip-bad to leave it out.")
+        raise DataError("the JPEG header is cut off or damaged. Replace the file.")
     _check_pixels(header.height, header.width, max_pixels)
     scale = 1
     if reduce_to is not None:
@@ -305,9 +303,9 @@ def _load(image: Image.Image) -> None:
 
 def _unknown(data: bytes) -> str:
     if not data.strip(b"\0"):
-        return f"the file holds {len(data)} zero bytes and no picture. Replace it, or pass --skip-bad to leave it out."
+        return f"the file holds {len(data)} zero bytes and no picture. Replace it."
     said = "not a picture that can be read (damaged, or of an unknown format)"
-    return f"{said}. Replace it, or pass --skip-bad to leave it out."
+    return f"{said}. Replace it."
 
 
 def _check_pixels(height: int, width: int, max_pixels: int) -> None:

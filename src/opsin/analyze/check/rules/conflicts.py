@@ -22,13 +22,13 @@ def build(scan: Scan) -> Iterator[Finding]:
             f"{counted(len(exact), 'picture')} {verb(len(exact), 'occurs', 'occur')} several times with different "
             "labels. At least one label of each is wrong, or more than one class applies."
         )
-        fix = "Look at them below, delete the wrong copy, or give them several labels (--columns labels=COLUMN)."
+        fix = "Look at them (--html FILE shows them), delete the wrong copy, or give them several labels (--columns labels=COLUMN)."
         yield cluster_finding(scan, "duplicate-with-different-labels", "error", text, exact, fix, {})
     pairs = [p for p in scan.near.pairs[:100_000] if scan.exact[p[0]] != scan.exact[p[1]] and _disagree(scan, p)]
     if pairs:
         has = verb(len(pairs), "has", "have")
         text = f"{counted(len(pairs), 'pair')} of nearly identical pictures {has} different labels."
-        fix = "Look at them below: mend the wrong label, or leave them if the small difference is what decides."
+        fix = "Look at them (--html FILE shows them): mend the wrong label, or leave them if the small difference is what decides."
         yield cluster_finding(scan, "near-duplicate-with-different-labels", "warning", text, pairs, fix, {})
 
 
