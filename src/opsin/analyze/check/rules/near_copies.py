@@ -22,8 +22,10 @@ def build(scan: Scan) -> Iterator[Finding]:
     data: dict[str, object] = {"hash_distance": options.hash_distance, "correlation": options.correlation}
     across = [c for c in clusters if len(parts_of(scan, c)) > 1]
     within = [c for c in clusters if len(parts_of(scan, c)) <= 1]
-    otherwise = "Look at them (--html FILE shows them). Give pictures of one scene, person or video one group (--group COLUMN), "
+    otherwise = (
+        "Look at them (--html FILE shows them). Give pictures of one scene, person or video one group (--group COLUMN), "
         "or delete copies."
+    )
     if across:
         text = (
             f"{counted(len(across), 'cluster')} of nearly identical pictures "
