@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from recorded import record
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -175,11 +176,11 @@ def by_hand(settings: OptimizerSettings, device: torch.device, steps: int) -> Ca
             count += len(y)
             state["step"] = step = step + 1
             if step % every == 0:
-                record = {"step": step, "loss": float(loss.detach()), "lr": RATE * factor, "gradient_norm": float(norm)}
-                log.write((json.dumps(record) + "\n").encode())
+                line = {"step": step, "loss": float(loss.detach()), "lr": RATE * factor, "gradient_norm": float(norm)}
+                log.write((json.dumps(line) + "\n").encode())
         times.append(time.perf_counter())
-        record = {"step": state["step"], "loss": float(running) / count}
-        log.write((json.dumps(record) + "\n").encode())
+        line = {"step": state["step"], "loss": float(running) / count}
+        log.write((json.dumps(line) + "\n").encode())
         return times
 
     return block
@@ -228,10 +229,13 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--record", action="store_true", help="store it under results/")
     given = parser.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
     found = measure(given.steps, given.blocks, given.optimizer, torch.device(given.device))
+    if given.record:
+        record("engine-overhead", found, "python benchmarks/engine_overhead.py --record")
     if given.json:
         print(json.dumps(found, indent=2))
         return

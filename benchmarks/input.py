@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from recorded import record
 from torch import nn
 from torch.nn import functional as F
 from torchvision.datasets import ImageFolder
@@ -258,6 +259,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=("photos", "large", "small"), default=("photos", "large", "small"))
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--record", action="store_true", help="store it under results/")
     arguments = parser.parse_args()
     report, threads = facts(), torch.get_num_threads()
     with tempfile.TemporaryDirectory() as name:
@@ -268,6 +270,8 @@ def main() -> None:
             report["large"] = files(make_photos(Path(name) / "large", 4, 3000, 4000), arguments.repeats, large=True)
     if "small" in arguments.only:
         report["small"] = small(arguments.repeats, threads)
+    if arguments.record:
+        record("input-speed", report, f"python benchmarks/input.py --repeats {arguments.repeats} --record")
     if arguments.json:
         print(json.dumps(report, indent=2))
         return
