@@ -116,7 +116,7 @@ def main() -> None:
             length, wanted = time.monotonic() - began, result(whole)
             for number in range(given.kills):
                 folder = Path(name) / f"killed-{workers}-{number}"
-                moment = draw.uniform(0.0, length)
+                moment = draw.uniform(0.0, 0.85 * length)  # the last tenth is the end of the process
                 hits = trial(folder, settings(data, workers), [moment], fork)
                 weights, log = result(folder)
                 one = {

@@ -132,6 +132,7 @@ def new_recipe(task: str, layers: Sequence[Layer]) -> Recipe:
 
 def train(
     task: str,
+    /,
     *,
     data: Path | str | Dataset,
     model: str | nn.Module | Callable[..., nn.Module] = "auto",
