@@ -11,13 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from opsin.errors import ShapeError
-from opsin.seeding import uniform
+from opsin.seeding import uniform_one
 from opsin.task import Geometry
 
 Size = tuple[int, int]
@@ -129,14 +128,15 @@ def random_box(
 
     Like torchvision's `RandomResizedCrop`: ten tries, then the largest central box inside the allowed aspects.
     """
-    draws = uniform(np.array([key], np.uint64), "random box", 40)[0].tolist()
+    draws = uniform_one(key, "random box")
     low, high = math.log(ratio[0]), math.log(ratio[1])
-    for i in range(0, 40, 4):
-        area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[i])
-        aspect = math.exp(low + (high - low) * draws[i + 1])
+    for _ in range(10):
+        share, shape, y, x = next(draws), next(draws), next(draws), next(draws)
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * share)
+        aspect = math.exp(low + (high - low) * shape)
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
-            return int(draws[i + 2] * (height - h + 1)), int(draws[i + 3] * (width - w + 1)), h, w
+            return int(y * (height - h + 1)), int(x * (width - w + 1)), h, w
     w, h = width, height
     if width / height < ratio[0]:
         h = min(height, round(width / ratio[0]))
