@@ -366,14 +366,14 @@ def _input(found: Found) -> str:
         for case in ("photos", "large", "small"):
             values = one.get(case) or {}
             for name, ratio in values.get("ratio", {}).items():
-                bars = values.get("bar", {})
-                bar = bars.get(name)
-                rates = ", ".join(
-                    f"{who} {_number(rate)}/s" for who, rate in values.get("pictures_per_second", {}).items()
-                )
-                rows.append(
-                    (case, name, _number(ratio), _number(bar), rates, _yes(None if bar is None else ratio >= bar))
-                )
+                bars, speeds = values.get("bar", {}), values.get("pictures_per_second", {})
+                bar, rate = bars.get(name), bars.get(f"{name}, pictures_per_second")
+                rates = ", ".join(f"{who} {_number(speed)}/s" for who, speed in speeds.items())
+                met = None if bar is None else ratio >= bar
+                if rate is not None:
+                    met = speeds[name] >= rate
+                wanted = f"{_number(rate)} pictures/s" if rate is not None else _number(bar)
+                rows.append((case, name, _number(ratio), wanted, rates, _yes(met)))
     return table(("case", "part", "ratio to the peer", "bar", "pictures per second", "met"), rows)
 
 
