@@ -3,7 +3,8 @@
     python benchmarks/input.py [--data FOLDER] [--only photos large small] [--repeats 7] [--json]
 
 * photos: 500x375 JPEG files to 224x224 random resized crops, one process, one thread; first epoch (decode) and second
-  (from the cache). Peer: `ImageFolder` with `RandomResizedCrop` and `ToImage` of torchvision's v2 in a `DataLoader`.
+  (from the cache, also with `data.shrink=256`). Peer: `ImageFolder` with `RandomResizedCrop` and `ToImage` of
+  torchvision's v2 in a `DataLoader`.
 * large: 12-megapixel JPEG files to the same crops (decoded smaller by us, in full by the peer).
 * small: training steps of a small network on 28x28 pictures (batch 128, bf16) fed by the loader with standard
   augmentation, against the bare loop that only indexes a tensor.
@@ -40,6 +41,7 @@ from opsin.data import load_data, transforms
 from opsin.data.cache import Cache
 from opsin.data.loader import TrainLoader
 from opsin.data.resize import random_resized_crop, stack
+from opsin.data.shrink import Shrunk
 from opsin.task import Batch, Geometry, Prepared, Sample
 
 SIZE, BATCH = 224, 32
@@ -132,6 +134,10 @@ def files(folder: Path, repeats: int, large: bool) -> dict[str, Any]:
         kept = TrainLoader(dataset, indices, Crops(), batch_size=BATCH, seed=0, cache=Cache(len(dataset), room))  # type: ignore[arg-type]
         drained(kept.epoch(0))
         contestants["second epoch"] = lambda repeat: drained(kept.epoch(repeat))
+        little = Shrunk(dataset, Crops.reduce_to)
+        fewer = TrainLoader(little, indices, Crops(), batch_size=BATCH, seed=0, cache=Cache(len(dataset), room))  # type: ignore[arg-type]
+        drained(fewer.epoch(0))
+        contestants["second epoch, data.shrink=256"] = lambda repeat: drained(fewer.epoch(repeat))
     rates = compare(contestants, repeats)
     result: dict[str, Any] = {
         "pictures": len(dataset),
@@ -144,8 +150,9 @@ def files(folder: Path, repeats: int, large: bool) -> dict[str, Any]:
         "bar": {"first epoch": 3.0 if large else 1.6},
     }
     if not large:
-        result["ratio"]["second epoch"] = round(ratio(rates, "second epoch", "torchvision"), 2)
-        result["bar"]["second epoch, pictures_per_second"] = 5000
+        for name in ("second epoch", "second epoch, data.shrink=256"):
+            result["ratio"][name] = round(ratio(rates, name, "torchvision"), 2)
+            result["bar"][f"{name}, pictures_per_second"] = 5000
     return result
 
 

@@ -408,6 +408,26 @@ def _memory(found: Found) -> str:
     return table(("epochs", "MiB after the first", "largest later", "growth", "bar", "met"), rows)
 
 
+def _demo(found: Found) -> str:
+    rows = []
+    for _, one in found:
+        accuracy = one["accuracy"]
+        rows.append(
+            (
+                one["demo"],
+                f"{accuracy['value']:.4f} ({accuracy['low']:.4f} to {accuracy['high']:.4f})",
+                ", ".join(f"{name} {value['value']:.4f}" for name, value in one["baselines"].items()),
+                _number(one["bar"]),
+                ", ".join(fault for fault, seen in one["faults_found"].items() if seen),
+                _yes(one["resumed_identically"]),
+                f"{one['seconds']:.0f} of {one['bar_seconds']}",
+                _yes(one["met"]),
+            )
+        )
+    heads = ("demo", "accuracy", "baselines", "bar", "faults found", "resumed identically", "seconds", "met")
+    return table(heads, rows)
+
+
 def _other(found: Found) -> str:
     rows = []
     for path, one in found:
@@ -476,6 +496,7 @@ def _yes(value: bool | None) -> str:
 
 
 SHOWN: tuple[tuple[str, Callable[[Mapping[str, Any]], bool], Callable[[Found], str]], ...] = (
+    ("The demonstration", lambda one: "faults_found" in one, _demo),
     ("Recipes against their bars", lambda one: "summary" in one and "runs" in one, _recipes),
     ("Training speed against a loop by hand", lambda one: "cases" in one and "rounds" in one, _training),
     ("What the engine adds to a step", lambda one: "engine_us" in one, _overhead),

@@ -58,6 +58,9 @@ class DataSettings(Settings):
     """Skip and count samples that cannot be read, instead of stopping before step 1."""
     cache: str = "auto"
     """Keep decoded pictures in memory: `auto`, `none`, or a budget such as `2GB`."""
+    shrink: int | None = Field(None, ge=1)
+    """Bring larger training pictures to this shorter side when they are read, before the cache: epochs from the cache
+    are faster and more pictures fit, but small crops lose detail. 256 suits crops of 224."""
     workers: int | Literal["auto"] = "auto"
     """Processes that decode; 0 decodes in the training process."""
     limit: int | None = Field(None, ge=1)

@@ -26,7 +26,7 @@ from opsin.task import Sample
 from opsin.tasks.classify import Classify, ClassifySettings, HeadSettings
 
 # Arguments that make a network small, by name; the large ones of a family add nothing here.
-SMALL: dict[str, dict[str, Any]] = {"smallnet": {"stem": 8, "widths": (8, 16), "depths": (0, 1)}}
+SMALL: dict[str, dict[str, Any]] = {"smallnet": {"stem": 8, "widths": (8, 16), "depths": (0, 1), "mirror": True}}
 LARGE = {"resnet34", "resnet50"}
 SLOW = pytest.mark.slow
 ONE = (HeadSettings(name="label", class_names=("a", "b", 'ü, "c"')),)

@@ -126,6 +126,20 @@ def test_build_uses_torch_generator_and_leaves_it_after_the_check():
     assert a.training
 
 
+def test_mirrored_small_net_gives_mean_logits_of_both_images():
+    kwargs = {"widths": [8, 16, 16], "depths": [0, 1, 1]}
+    with torch_seeded("mirror"):
+        plain, images = build(ModelSpec("smallnet", kwargs, 3, 4, (28, 28))), torch.rand(3, 3, 28, 28)
+    both = build(ModelSpec("smallnet", {**kwargs, "mirror": True}, 3, 4, (28, 28)))
+    both.load_state_dict(plain.state_dict())
+    assert torch.equal(both.train()(images).logits, plain.train()(images).logits)
+    both.eval(), plain.eval()
+    both.load_state_dict(plain.state_dict())
+    expected = (plain(images).logits + plain(torch.flip(images, [-1])).logits) / 2
+    assert torch.equal(both(images).logits, expected)
+    assert torch.allclose(both(images.flip(3)).logits, expected, atol=1e-6)
+
+
 def test_auto_and_round_trip():
     assert resolve(ModelSpec(image_size=(28, 28))).name == "smallnet"
     assert resolve(ModelSpec(image_size=(28, 41))).name == "resnet18"

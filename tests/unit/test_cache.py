@@ -12,9 +12,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torchvision.transforms import v2
 
 from opsin.data import cache as module
 from opsin.data.cache import Cache, available_memory, make_cache, parse_bytes
+from opsin.data.shrink import Shrunk, shrunk
 from opsin.errors import ConfigError
 from opsin.task import Sample
 
@@ -168,3 +170,28 @@ def test_limit_of_a_container_is_respected(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_cannot_be_sent_to_strangers() -> None:
     with pytest.raises((RuntimeError, AssertionError)):
         pickle.dumps(Cache(4, 1000))
+
+
+def test_shrunk_pictures_are_small_before_they_are_kept() -> None:
+    small, cache, plain = Shrunk(Pictures(), 20), Cache(40, 10**6), Pictures()
+    for i in range(40):
+        fresh, kept = cache.read(small, i, 10), cache.read(small, i, 10)
+        assert same(fresh, kept)
+        whole = plain.read(i, 20)  # never asked for fewer pixels than the shrunk picture has
+        short = min(whole.image.shape[1:])
+        assert min(fresh.image.shape[1:]) == min(short, 20)
+        if short <= 20:
+            assert torch.equal(fresh.image, whole.image)
+        elif whole.image.dtype == torch.uint8:
+            peer = v2.functional.resize(whole.image, 20, antialias=True)
+            assert torch.equal(fresh.image, peer)
+    assert sum(small.dataset.reads) == 40
+
+
+def test_shrinking_is_refused_where_it_would_do_harm() -> None:
+    dataset = Pictures()
+    assert shrunk(dataset, None, None) is dataset
+    with pytest.raises(ConfigError, match=r"data\.shrink=200 .* at least 256"):
+        shrunk(dataset, 200, 256)
+    with pytest.raises(ConfigError, match=r"data\.shrink is for photographs"):
+        shrunk(dataset, 200, None)

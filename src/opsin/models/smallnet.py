@@ -7,7 +7,8 @@ Paper: none; after the ResNet-9 of David Page, "How to train your ResNet", 2018,
 Implements: stem, then stages of one convolution with 2x2 max pooling and a residual branch of `depth` convolutions;
     1,857,946 parameters with the default widths at 3 channels and 10 classes.
 Differs from the paper: SiLU instead of ReLU, average instead of max pooling at the end, a residual branch in every
-    stage, widths for two CPU cores.
+    stage, widths for two CPU cores; the mean over mirror images (as in airbench, https://arxiv.org/abs/2404.00498) is
+    an option.
 Checked against: nothing outside; tests/contracts/test_models.py.
 Reproduced: not yet run.
 Weights: none shipped.
@@ -56,6 +57,8 @@ class SmallNet(nn.Module):
         widths: channels of each stage.
         depths: convolutions in the residual branch of each stage.
         dropout: rate before the last layer.
+        mirror: in evaluation mode, give the mean logits of the picture and its mirror image (twice the work; for
+            pictures whose mirror image means the same).
     """
 
     head_names = ("head",)
@@ -68,6 +71,7 @@ class SmallNet(nn.Module):
         widths: Sequence[int],
         depths: Sequence[int],
         dropout: float,
+        mirror: bool,
     ) -> None:
         super().__init__()
         if len(widths) != len(depths) or not widths or min(stem, *widths) < 1 or min(depths) < 0:
@@ -79,6 +83,7 @@ class SmallNet(nn.Module):
         channels = [stem, *widths]
         self.stages = nn.ModuleList(Stage(channels[i], channels[i + 1], depth) for i, depth in enumerate(depths))
         self.feature_info = [Feature(width, 2 ** (i + 1)) for i, width in enumerate(widths)]
+        self.mirror = mirror
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(channels[-1], num_classes)
 
@@ -91,9 +96,16 @@ class SmallNet(nn.Module):
             features.append(x)
         return features
 
-    def forward(self, images: Tensor) -> Classified:
+    def _logits(self, images: Tensor) -> Tensor:
         x = self.forward_pyramid(images)[-1].mean((2, 3))  # (B, channels)
-        return Classified(self.head(self.dropout(x)))  # (B, K)
+        logits: Tensor = self.head(self.dropout(x))  # (B, K)
+        return logits
+
+    def forward(self, images: Tensor) -> Classified:
+        logits = self._logits(images)
+        if self.mirror and not self.training:
+            logits = (logits + self._logits(images.flip(3))) / 2
+        return Classified(logits)
 
 
 def smallnet(
@@ -103,6 +115,7 @@ def smallnet(
     widths: Sequence[int] = (48, 128, 256),
     depths: Sequence[int] = (1, 2, 2),
     dropout: float = 0.0,
+    mirror: bool = False,
 ) -> SmallNet:
     """Build the small net; `widths=(32, 64, 128)` is four times cheaper and enough for grey 28-pixel pictures."""
-    return SmallNet(num_classes, in_channels, stem, widths, depths, dropout)
+    return SmallNet(num_classes, in_channels, stem, widths, depths, dropout, mirror)

@@ -18,6 +18,7 @@ from opsin.analyze.measure import as_json, measure, values
 from opsin.bundle import Bundle, read_weights
 from opsin.data.cache import make_cache
 from opsin.data.loader import EvalLoader, TrainLoader
+from opsin.data.shrink import shrunk
 from opsin.engine.capacity import epochs_for_minutes, find_micro_batch
 from opsin.engine.checkpoint import Store, contiguous, write_durably
 from opsin.engine.distributed import Processes
@@ -144,12 +145,14 @@ class Trainer:
         if settings.limit is not None and settings.limit < len(indices):
             order = seeding.numpy_generator(settings.split.seed, "limit").permutation(len(indices))
             indices = np.sort(indices[order[: settings.limit]])
-        train = TrainLoader(dataset, indices, task, batch_size=run.batch_size, seed=run.seed, **shard)
+        pictures = shrunk(dataset, settings.shrink, getattr(task, "reduce_to", None))
+        train = TrainLoader(pictures, indices, task, batch_size=run.batch_size, seed=run.seed, **shard)
         size = max(min(run.batch_size, 256), self.processes.world)
         held = self.data.indices("val")
         val = EvalLoader(dataset, held, task, batch_size=size, **shard) if len(held) else None
         some = indices[np.linspace(0, len(indices) - 1, min(EVALUATED_OF_TRAIN, len(indices))).astype(np.int64)]
-        evaluation = EvalLoader(dataset, some, task, batch_size=size, workers=0, cache=cache)
+        full = cache if pictures is dataset else None  # what is kept of these samples is shrunk
+        evaluation = EvalLoader(dataset, some, task, batch_size=size, workers=0, cache=full)
         return train, val, evaluation
 
     def _stream(self) -> Stream:
