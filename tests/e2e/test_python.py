@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import opsin
 from opsin.engine.events import EpochDone, Evaluated, Event
 from opsin.errors import CheckpointError, ConfigError, TrainingError
+from opsin.recipe import Layer
 
 
 class Own(nn.Module):
@@ -116,9 +117,16 @@ def test_several_heads_with_missing_labels_and_labels_of_one_column(tmp_path: Pa
         csv.writer(file).writerows([["file", "digit", "parity", "traits", "writer"], *rows])
     columns = {"image": "file", "digit": "digit", "parity": "parity", "traits": "traits:multi", "group": "writer"}
     run = opsin.train(
-        "classify", data="labels.csv", model="mlp", epochs=8, quiet=True, listeners=(), optimizer={"name": "adamw"}, batch_size=32,
-        layers=[opsin_layer(columns)],
-    )  # fmt: skip
+        "classify",
+        data={"path": "labels.csv", "columns": columns, "split": {"group": "writer"}},
+        model={"name": "mlp", "kwargs": {"hidden": [32]}},
+        optimizer={"name": "adamw"},
+        batch_size=32,
+        epochs=8,
+        quiet=True,
+        listeners=(),
+    )
+    assert run.bundle.spec.kwargs["hidden"] == [32]
     metrics = run.state["validation"]
     assert {"digit.accuracy", "parity.accuracy", "traits.average_precision", "heads_mean"} <= set(metrics)
     assert metrics["parity.accuracy"]["groups"] is not None
@@ -131,7 +139,7 @@ def test_several_heads_with_missing_labels_and_labels_of_one_column(tmp_path: Pa
     assert found["metrics"]["heads_mean"]["value"] > 0.5
 
 
-def opsin_layer(columns: dict[str, str]):  # type: ignore[no-untyped-def]
-    from opsin.recipe import Layer
-
-    return Layer("test", {"data": {"columns": columns, "split": {"group": "writer"}}})
+def test_layers_reach_the_data_settings_of_an_object(digits) -> None:  # type: ignore[no-untyped-def]
+    layer = Layer("script", {"data": {"split": {"seed": 3}}, "run": {"epochs": 5}})
+    run = opsin.train("classify", data=digits, model="linear", layers=[layer], epochs=1, quiet=True, listeners=())
+    assert (run.recipe.data.split.seed, run.recipe.run.epochs) == (3, 1)

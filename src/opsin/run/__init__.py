@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,8 +134,8 @@ def train(
     task: str,
     /,
     *,
-    data: Path | str | Dataset,
-    model: str | nn.Module | Callable[..., nn.Module] = "auto",
+    data: Path | str | Dataset | Mapping[str, Any],
+    model: str | nn.Module | Callable[..., nn.Module] | Mapping[str, Any] = "auto",
     out: Path | str | None = None,
     callbacks: Sequence[Callback] = (),
     quiet: bool = False,
@@ -147,8 +147,10 @@ def train(
 
     Args:
         task: name of the task, e.g. "classify".
-        data: folder, file, archive, or a data set from `opsin.load_data`.
-        model: registered name, `timm/NAME`, `pkg.module:builder`, your own module, or a function that builds one.
+        data: folder, file, archive, a data set from `opsin.load_data`, or the section as a dictionary, e.g.
+            `{"path": "photos", "split": {"group": "parent"}}`.
+        model: registered name, `timm/NAME`, `pkg.module:builder`, your own module, a function that builds one, or the
+            section as a dictionary, e.g. `{"name": "smallnet", "kwargs": {"widths": [24, 48, 96]}}`.
         out: folder of the run; by default the next free `runs/TASK-DATA-N`.
         callbacks: called with every event (`opsin.engine.events`).
         quiet: nothing on the terminal.
@@ -167,13 +169,19 @@ def train(
     named["run"] = {**named.get("run", {}), **{k: v for k, v in settings.items() if k in RunSettings.model_fields}}
     unknown = {k: v for k, v in settings.items() if k not in named and k not in RunSettings.model_fields}
     given = {**named, **unknown}
-    given["data"] = {**given.get("data", {}), **({} if isinstance(data, Dataset) else {"path": str(data)})}
-    given["model"] = {**given.get("model", {}), "name": model if isinstance(model, str) else reference_of(model)}
+    if not isinstance(data, Dataset):
+        given["data"] = data if isinstance(data, Mapping) else {"path": str(data)}
+    if isinstance(model, Mapping):
+        given["model"], network = model, None
+    elif isinstance(model, str):
+        given["model"], network = {"name": model}, None
+    else:
+        given["model"], network = {"name": reference_of(model)}, model
     return start(
         task,
         [*layers, Layer("Python call", given)],
         out=out,
-        network=None if isinstance(model, str) else model,
+        network=network,
         dataset=data if isinstance(data, Dataset) else None,
         callbacks=callbacks,
         quiet=quiet,
