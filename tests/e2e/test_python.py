@@ -119,14 +119,14 @@ def test_several_heads_with_missing_labels_and_labels_of_one_column(tmp_path: Pa
     run = opsin.train(
         "classify",
         data={"path": "labels.csv", "columns": columns, "split": {"group": "writer"}},
-        model={"name": "mlp", "kwargs": {"hidden": [32]}},
+        model={"name": "mlp", "kwargs": {"hidden": [300]}},
         optimizer={"name": "adamw"},
         batch_size=32,
         epochs=8,
         quiet=True,
         listeners=(),
     )
-    assert run.bundle.spec.kwargs["hidden"] == [32]
+    assert run.bundle.spec.kwargs["hidden"] == [300]
     metrics = run.state["validation"]
     assert {"digit.accuracy", "parity.accuracy", "traits.average_precision", "heads_mean"} <= set(metrics)
     assert metrics["parity.accuracy"]["groups"] is not None
