@@ -22,6 +22,7 @@ import pytest
 from opsin.data import download
 from opsin.data.entries import Entry, Remote, Table
 from opsin.data.fetch import Patience, checksum, fetch
+from opsin.data.home import cache_home, home
 from opsin.errors import DataError, UnknownName
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -398,10 +399,11 @@ def test_archives_give_only_what_is_asked_for(
 
 def test_home_and_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OPSIN_HOME", str(tmp_path))
-    assert download.home() == tmp_path
+    assert home() == cache_home() == tmp_path
     monkeypatch.delenv("OPSIN_HOME")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert download.home().name.lower() in ("opsin", "cache")
+    assert cache_home().name.lower() in ("opsin", "cache")
+    assert cache_home() != home()
     with pytest.raises(UnknownName, match="fashion-mnist"):
         download.get("fashion_mnist")
     assert checksum(Path(__file__)) == hashlib.md5(Path(__file__).read_bytes()).hexdigest()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from opsin.data.ledger import Ledger, home
+from opsin.data.home import home
+from opsin.data.ledger import Ledger
 from opsin.errors import DataError
 
 

@@ -149,9 +149,9 @@ def torch_facts() -> dict[str, Any]:
 
 def folders() -> dict[str, str]:
     """Where downloads are kept, and the ledger of looks at test parts."""
-    from opsin.data import download, ledger
+    from opsin.data.home import cache_home, home
 
-    return {"downloads": str(download.home()), "ledger": str(ledger.home())}
+    return {"downloads": str(cache_home()), "ledger": str(home())}
 
 
 def variables(environment: Mapping[str, str]) -> dict[str, str]:

@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 import tarfile
 import time
 import zipfile
@@ -25,24 +24,13 @@ from urllib.parse import urlsplit
 
 from opsin.data.entries import Entry, Table, catalog
 from opsin.data.fetch import Patience, Progress, checksum, fetch
+from opsin.data.home import cache_home
 from opsin.errors import DataError
 
 _RECEIPT = ".opsin-source.json"
 _log = logging.getLogger("opsin")
 
 Say = Callable[[str], None]
-
-
-def home() -> Path:
-    """Where downloads are kept: `OPSIN_HOME`, or the place that the operating system has for caches."""
-    given = os.environ.get("OPSIN_HOME")
-    if given:
-        return Path(given).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", str(Path.home()))) / "opsin" / "Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "opsin"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "opsin"
 
 
 def entry(name: str) -> Entry:
@@ -62,7 +50,7 @@ def locate(name: str) -> Path:
         UnknownName: if the catalog has no such data set.
         DataError: if it is not on this machine; the message names the command that brings it.
     """
-    folder = home() / "data" / entry(name).name
+    folder = cache_home() / "data" / entry(name).name
     if not _complete(folder):
         raise DataError(
             f"The data set '{name}' is not on this machine (looked in {folder}). Get it once, with network: "
@@ -100,7 +88,7 @@ def get(
         DataError: if the license was not accepted, nothing could be reached, or a file is not what was published.
     """
     wanted = entry(name)
-    folder = Path(to).expanduser() if to is not None else home() / "data" / wanted.name
+    folder = Path(to).expanduser() if to is not None else cache_home() / "data" / wanted.name
     if _complete(folder):
         return folder
     say(_license(wanted))

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from opsin.data.home import home
 from opsin.errors import DataError
 
 FILE = "test-looks.jsonl"
@@ -99,17 +100,6 @@ class Ledger:
             if look.test == test
         ]
         return sorted(found, key=lambda look: look.date)
-
-
-def home() -> Path:
-    """The user's folder for opsin: `OPSIN_HOME`, or the platform's place for application data."""
-    if named := os.environ.get("OPSIN_HOME"):
-        return Path(named)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "opsin"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "opsin"
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "opsin"
 
 
 def _append(path: Path, line: bytes) -> None:
