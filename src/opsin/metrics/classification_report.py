@@ -199,18 +199,21 @@ def _confused(
     table = Table(
         f"Most confused pairs{title}", ("true class", "predicted", "pictures", "share of the class"), tuple(rows)
     )
+    if wrong.sum() <= SHOWN:  # all of them stand under the errors
+        return [table]
     return [table, Gallery(f"Confused pictures{title}", tuple(pictures[:SHOWN]))]
 
 
 def _worst(title: str, names: Sequence[str], ids: Array, scores: Array, target: Array, said: Array) -> Gallery:
     wrong = np.flatnonzero(said != target)
+    every = len(wrong) <= SHOWN
     wrong = wrong[np.argsort(-scores[wrong, said[wrong]], kind="stable")][:SHOWN]
     pictures = tuple(
         Picture(str(ids[j]), f"{names[target[j]]} taken for {names[said[j]]}", f"{scores[j, said[j]]:.0%} sure")
         for j in wrong
     )
     note = "Most confident first: a wrong label, a leak or a hard case?" if pictures else "No errors."
-    return Gallery(f"Worst errors{title}", pictures, note)
+    return Gallery(f"{'All' if every else 'Worst'} errors{title}", pictures, note)
 
 
 def _reliability(title: str, scores: Array, target: Array, said: Array) -> Curve:
