@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 from opsin.errors import ConfigError, nearest
 
@@ -227,9 +227,10 @@ class Recipe:
         return cls(task_name=task_name, task=given, sources=sources, **values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every effective value, and who set those that are not defaults."""
+        """Every value but those that a task infers, and who set those that are not defaults."""
         sections = {name: getattr(self, name).model_dump(mode="json") for name in SECTIONS}
-        task = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in self.task.items()}
+        # Of the task only what was given: the rest is inferred from the data and from presets, each time anew.
+        task = TypeAdapter(dict[str, Any]).dump_python(dict(self.task), mode="json", exclude_unset=True)
         return {"version": 1, "task_name": self.task_name, **sections, "task": task, "sources": dict(self.sources)}
 
     @classmethod

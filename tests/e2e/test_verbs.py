@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,11 @@ def test_broken_pictures_stop_training_before_step_one(place: Path, capsys: pyte
         "runs/skipped",
         *FAST,
     )
+    log = [json.loads(line) for line in (place / "runs/skipped/metrics.jsonl").read_text().splitlines()]
+    told = [one["text"] for one in log if one.get("code") == "skipped"]
+    assert len(told) == 1
+    assert told[0].startswith("Left out because of --skip-bad: 1 picture, ")
+    assert bad.name in told[0]
     record = json.loads((place / "runs/skipped/data.json").read_text())
     assert [Path(name).name for name in record["skipped"]] == [bad.name]
 
@@ -210,6 +216,47 @@ def test_wrong_use(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert "classify" in call(capsys, "train", "clasify", "--data", "digits", code=2)["error"]["message"]
     assert call(capsys, "train", "--resume", "runs/a")["status"] == "done"
+    for words in (
+        ["--batch-size", "64"],
+        ["--seed", "3"],
+        ["--weights", "x.pt"],
+        ["--augment", "strong"],
+        ["--repeat", "2"],
+    ):
+        told = call(capsys, "train", "--resume", "runs/a", *words, code=2)["error"]["message"]
+        assert "leave out the other settings" in told
+    both = call(capsys, "train", "classify", "--data", "digits", "--epochs", "1", "--minutes", "1", code=2)
+    assert "--epochs and --minutes" in both["error"]["message"]
+
+
+def test_a_recipe_of_a_run_gives_the_same_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--data", "digits", "--epochs", "1", "task.augment.erase=0.2", *FAST]
+    call(capsys, "train", "classify", *given, "--out", "runs/given")
+    call(capsys, "train", "classify", "--recipe", "runs/given/recipe.json", "--out", "runs/again", "--quiet")
+    first, second = (json.loads((place / f"runs/{name}/run.json").read_text()) for name in ("given", "again"))
+    assert first["task_settings"] == second["task_settings"]
+    assert first["task_settings"]["augment"]["erase"] == 0.2
+    assert first["task_settings"]["augment"]["shift"] > 0  # of the preset
+    weights = [(place / f"runs/{name}/bundle/weights.safetensors").read_bytes() for name in ("given", "again")]
+    assert weights[0] == weights[1]
+
+
+def test_starting_weights_survive_a_kill_before_the_first_checkpoint(
+    run: Path, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = ["--weights", "runs/a/bundle/weights.safetensors"]
+    words = ["train", "classify", "--data", "digits", "--epochs", "1", *start, *FAST]
+    call(capsys, *words, "--out", "runs/tuned")
+    killed = place / "runs/killed"
+    shutil.copytree(place / "runs/tuned", killed)
+    shutil.rmtree(killed / "checkpoints")
+    shutil.rmtree(killed / "bundle")
+    state = json.loads((killed / "run.json").read_text())
+    kept = {k: state[k] for k in ("opsin", "task", "task_settings", "model", "effective", "weights")}
+    (killed / "run.json").write_text(json.dumps({**kept, "status": "running"}))
+    call(capsys, "train", "--resume", "runs/killed", "--quiet")
+    whole, resumed = (place / f"runs/{name}/bundle/weights.safetensors" for name in ("tuned", "killed"))
+    assert whole.read_bytes() == resumed.read_bytes()
 
 
 def test_changed_data_are_noticed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,15 +56,7 @@ def command(
     validation part is kept as a bundle. Ctrl-C saves a checkpoint; `opsin train --resume RUN` goes on to exactly the result
     of the uninterrupted run.
     """
-    if resume is not None:
-        return _resume(resume, quiet, json, given=[task, data, model, out, epochs, *(settings or [])])
     from opsin.errors import ConfigError
-
-    if task is None:
-        raise ConfigError("What should be trained? e.g. opsin train classify --data FOLDER (or --resume RUN)")
-    from opsin.recipe import overrides
-    from opsin.run.repeating import train_repeated
-    from opsin.run.settings import flag_layers
 
     flags = {
         "data.path": data, "data.format": format, "data.columns": pairs(columns), "data.skip_bad": skip_bad or None,
@@ -72,6 +64,17 @@ def command(
         "model.name": model, "model.weights": weights, "task.augment_preset": augment,
         "run.epochs": epochs, "run.minutes": minutes, "run.batch_size": batch_size, "run.seed": seed,
     }  # fmt: skip
+    if resume is not None:
+        words = [task, recipe, out, *flags.values(), *(settings or [])]
+        return _resume(resume, quiet, json, fresh=repeat == 1 and all(value is None for value in words))
+    if task is None:
+        raise ConfigError("What should be trained? e.g. opsin train classify --data FOLDER (or --resume RUN)")
+    if epochs is not None and minutes is not None:
+        raise ConfigError("--epochs and --minutes both say how long to train. Give one of them.")
+    from opsin.recipe import overrides
+    from opsin.run.repeating import train_repeated
+    from opsin.run.settings import flag_layers
+
     layers = [*flag_layers(task, recipe, flags), overrides(settings or [])]
     runs = train_repeated(
         task, layers, out=out, repeat=repeat, folds=folds, quiet=quiet, progress=None if quiet else _progress
@@ -81,12 +84,12 @@ def command(
     return 130 if runs.interrupted else 0
 
 
-def _resume(reference: str, quiet: bool, json: bool, given: list[Any]) -> int:
+def _resume(reference: str, quiet: bool, json: bool, fresh: bool) -> int:
     from opsin.errors import ConfigError
     from opsin.run import Run
     from opsin.run.repeating import summary, summary_text
 
-    if any(value is not None for value in given):
+    if not fresh:
         raise ConfigError(
             "--resume goes on with the settings of the run; leave out the other settings, or start a new run."
         )
@@ -115,4 +118,4 @@ def pairs(columns: list[str] | None) -> dict[str, str] | None:
 
 def _progress(done: int, every: int) -> None:
     if done == every:
-        console().print(f"Read {every} pictures, all of them sound.", style="dim")
+        console().print(f"Read {every} pictures.", style="dim")

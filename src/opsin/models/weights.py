@@ -249,15 +249,20 @@ def _without_prefix(state: dict[str, Tensor], prefix: str, path: Path) -> dict[s
 
 
 def _matched(model: nn.Module, state: dict[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
-    """The model, or the network inside its wrappers, and the names, with or without their common start; best match."""
+    """The model, or the network inside its wrappers, and the names, with or without their common start; best match.
+
+    A bundle's file holds a network inside our wrappers (`net.`), beside the mean and deviation of its pictures.
+    """
     targets = [model]
-    while isinstance(inner := getattr(targets[-1], "net", None), nn.Module):
-        targets.append(inner)
+    while isinstance(net := getattr(targets[-1], "net", None), nn.Module):
+        targets.append(net)
     states = [state]
     starts = {name.partition(".")[0] for name in state}
     if len(starts) == 1:
         start = starts.pop() + "."
         states.append({name.removeprefix(start): tensor for name, tensor in state.items()})
+    while inner := {name.removeprefix("net."): t for name, t in states[-1].items() if name.startswith("net.")}:
+        states.append(inner)
     pairs = [(target, names) for target in targets for names in states]
     return max(pairs, key=lambda pair: len(pair[0].state_dict().keys() & pair[1].keys()))
 

@@ -114,6 +114,7 @@ class Run:
         if self.state.get("status") == "done":
             return self
         recipe = self.recipe
+        _use_threads(recipe)
         if not (self.folder.path / "data.json").exists():  # killed before the data were written down
             return _train(self.folder, recipe, network, self._dataset, callbacks, quiet, None)
         Trainer(self.folder, recipe, self.data, network=network, callbacks=callbacks, quiet=quiet).train(resume=True)
@@ -233,6 +234,7 @@ def _train(
     quiet: bool,
     progress: Progress | None,
 ) -> Run:
+    _use_threads(recipe)
     processes = Processes.join(choose_device(recipe.run.device).type)
     if processes.is_main:
         recipe.save(folder.recipe)
@@ -243,6 +245,14 @@ def _train(
     processes.barrier()
     Trainer(folder, recipe, data, network=network, callbacks=callbacks, quiet=quiet).train(resume=False)
     return Run(folder, dataset=data.dataset if dataset is not None else None)
+
+
+def _use_threads(recipe: Recipe) -> None:
+    """Before anything is computed or written down about this machine."""
+    if recipe.run.threads:
+        import torch
+
+        torch.set_num_threads(recipe.run.threads)
 
 
 def load(reference: Path | str, *, model: nn.Module | None = None) -> Bundle:

@@ -33,7 +33,7 @@ class RunFolder:
 
     @property
     def recipe(self) -> Path:
-        """Every effective setting, and who set it."""
+        """The settings, and who set them."""
         return self.path / "recipe.json"
 
     @property

@@ -70,9 +70,8 @@ class Trainer:
     ) -> None:
         self.folder, self.recipe, self.data, self.network = folder, recipe, data, network
         self.callbacks, self.quiet = callbacks, quiet
+        self.start_from = "new weights (no --weights given)" if recipe.model.weights == "none" else recipe.model.weights
         run = recipe.run
-        if run.threads:
-            torch.set_num_threads(run.threads)
         self.device = choose_device(run.device)
         self.processes = Processes.join(self.device.type)
         self.precision = Precision.choose(run, self.device)
@@ -86,6 +85,8 @@ class Trainer:
         stream = self._stream()
         try:
             with _interruptible() as interrupted:
+                if self.data.skipped:
+                    stream(Warned("skipped", _skipped(self.data.skipped)))
                 loop = self._loop(task, spec, model, train, val, stream, state, interrupted)
                 if resume:
                     self._warn_about_other_bits(stream)
@@ -120,9 +121,11 @@ class Trainer:
         spec = resolve(ModelSpec(name=given.name, kwargs=given.kwargs, **task.model_facts))
         with seeding.torch_seeded(self.recipe.run.seed, "initialization"):
             network = build(spec) if self.network is None else build_with(self.network, spec)
-        if given.weights != "none" and "task_settings" not in state:
+        if given.weights != "none" and not Store(self.folder.checkpoints).list():  # a checkpoint holds all weights
             report = load_weights(network, given.weights)
-            self.folder.update("run.json", weights={"file": given.weights, "report": report.to_dict()})
+            self.start_from = report.summary()
+            if self.processes.is_main:
+                self.folder.update("run.json", weights={"file": given.weights, "report": report.to_dict()})
         model = task.assemble(network)
         if self.processes.world > 1 and self.recipe.run.sync_batch_norm:
             model = synchronize(model)
@@ -218,6 +221,7 @@ class Trainer:
             details={
                 "recipe": self.recipe.to_dict(),
                 "model": spec.name,
+                "weights": self.start_from,
                 "device": str(self.device),
                 "precision": self.precision.name,
             },
@@ -351,3 +355,9 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
     finally:
         for name, handler in zip(names, before):
             signal.signal(name, handler)
+
+
+def _skipped(names: Mapping[str, str]) -> str:
+    first, reason = next(iter(names.items()))
+    count = "1 picture" if len(names) == 1 else f"{len(names)} pictures"
+    return f"Left out because of --skip-bad: {count}, e.g. {first} ({reason}). data.json names all of them."

@@ -107,6 +107,8 @@ class Terminal:
         what = f"{event.epochs} epochs, {event.steps_per_epoch} steps and {event.samples_per_epoch} samples each{where}"
         begins = f"resuming at step {event.step}, epoch {event.epoch + 1}" if event.step else "training"
         self._write(f"{begins}: {what}")
+        if not event.step and "weights" in event.details:
+            self._write(f"starting from {event.details['weights']}")
 
     def _progress(self, event: StepDone, now: float) -> None:
         if self.quiet or self._started is None:
