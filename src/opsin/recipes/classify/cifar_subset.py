@@ -11,15 +11,24 @@ NAMES = ("cifar-subset",)
 
 
 def build() -> NamedRecipe:
-    """Muon, warm-up and linear decay; shifts, flips and cutout."""
+    """Muon, warm-up and linear decay; shifts, flips, colours and CutMix; logits averaged over mirror images."""
     settings = {
         "data": {"split": {"fractions": [0.9, 0.05, 0.05]}},
-        "model": {"name": "smallnet", "kwargs": {"stem": 16, "widths": [48, 128, 256]}},
-        "optimizer": {"name": "muon", "lr": 0.1, "other_lr": 0.25, "momentum": 0.85},
+        "model": {"name": "smallnet", "kwargs": {"stem": 16, "widths": [48, 128, 256], "mirror": True}},
+        "optimizer": {"name": "muon", "lr": 0.04, "other_lr": 0.1, "momentum": 0.85},
         "schedule": {"name": "linear", "warmup_epochs": 6},
         "task": {
             "augment_preset": "plain",
-            "augment": {"shift": 0.094, "padding": "reflect", "flip_horizontal": True, "cutout": 0.25},
+            "augment": {
+                "shift": 0.094,
+                "padding": "reflect",
+                "flip_horizontal": True,
+                "brightness": 0.1,
+                "contrast": 0.15,
+                "saturation": 0.15,
+                "cutmix": 1.0,
+                "mix": 0.5,
+            },
             "label_smoothing": 0.1,
         },
         "run": {"epochs": 30, "batch_size": 256, "validate_every": 2},

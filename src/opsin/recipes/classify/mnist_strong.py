@@ -15,7 +15,7 @@ def build() -> NamedRecipe:
     settings = {
         "data": {"split": {"fractions": [0.9, 0.05, 0.05]}},
         "model": {"name": "smallnet", "kwargs": {"stem": 16, "widths": [32, 64, 128]}},
-        "optimizer": {"name": "muon", "lr": 0.1, "other_lr": 0.25, "momentum": 0.85},
+        "optimizer": {"name": "muon", "lr": 0.05, "other_lr": 0.25, "momentum": 0.85},
         "schedule": {"name": "linear", "warmup_epochs": 2},
         "task": {
             "augment_preset": "plain",
