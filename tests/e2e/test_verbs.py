@@ -277,3 +277,19 @@ def test_data_verbs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sum(counts[""] for counts in made["counts"].values()) == 400
     call(capsys, "data", "convert", "digits", "--to", "csv", "--out", "as-csv")
     assert call(capsys, "data", "inspect", "as-csv")["samples"] == 400
+
+
+def test_shrunk_training_pictures(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(place / "photos", range(80))
+    for path in folder.rglob("*.png"):
+        with Image.open(path) as image:
+            image.resize((130, 100)).save(path)
+    words = ["train", "classify", "--data", "photos", "--epochs", "1", "task.image_size=[64, 64]", *FAST]
+    call(capsys, *words, "data.shrink=80", "--out", "runs/shrunk")
+    call(capsys, *words, "--out", "runs/whole")
+    kept = [json.loads((place / f"runs/{name}/run.json").read_text()) for name in ("shrunk", "whole")]
+    assert kept[0]["task_settings"] == kept[1]["task_settings"]
+    weights = [(place / f"runs/{name}/bundle/weights.safetensors").read_bytes() for name in ("shrunk", "whole")]
+    assert weights[0] != weights[1]
+    told = call(capsys, *words, "data.shrink=50", code=2)["error"]["message"]
+    assert "Give at least 73" in told
