@@ -27,7 +27,7 @@ def inspect_data(data: Dataset) -> dict[str, Any]:
             part: int(len(data) if code is None else (data.given_split == code).sum()) for part, code in parts.items()
         },
         "classes": {head.name: _counts(data, head, parts) for head in data.heads if head.kind != "regression"},
-        "problems": [problem.message for problem in data.problems],
+        "problems": [str(problem) for problem in data.problems],
         "next": _next(data),
     }
 

@@ -132,7 +132,7 @@ def split(
         "out": out,
         "method": made.method,
         "counts": {part: dict(counts) for part, counts in made.counts.items()},
-        "problems": [problem.message for problem in made.problems],
+        "problems": [str(problem) for problem in made.problems],
     }
     for problem in made.problems:
         console().print(f"Note: {problem.message}", style="yellow", markup=False)

@@ -123,9 +123,9 @@ def stray_problems(place: Place, names: Iterable[str]) -> list[Problem]:
         if kind:
             ending = suffix(name) or "nothing"
             message = f"not used: it looks like a {kind} picture, but its name ends in '{ending}'. Rename it to use it."
+            problems.append(Problem(place.where(name), message))
         else:
-            message = "not used: it is not a picture."
-        problems.append(Problem(place.where(name), message))
+            problems.append(Problem(place.where(name), "not used: it is not a picture.", level="info"))
     if len(names) > LISTED:
         endings = Counter(suffix(name) or "no ending" for name in names).most_common(5)
         shown = ", ".join(f"{count} {ending}" for ending, count in endings)

@@ -24,12 +24,18 @@ _DECODED = 16  # of them, so many are decoded where the header does not say enou
 
 @dataclass(frozen=True)
 class Problem:
-    """Something found while reading: `where` is the file, line or member; errors should be mended before training."""
+    """Something found while reading: `where` is the file, line or member.
+
+    Errors should be mended before training; what is `info` may well be as it should, such as a README among pictures.
+    """
 
     where: str
     message: str
     sample_id: str | None = None
-    level: Literal["error", "warning"] = "warning"
+    level: Literal["error", "warning", "info"] = "warning"
+
+    def __str__(self) -> str:
+        return self.message if self.where in self.message else f"{self.where}: {self.message}"
 
 
 @dataclass

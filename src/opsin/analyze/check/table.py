@@ -38,7 +38,9 @@ def render(findings: Findings) -> RenderableType:
         if n
     ]
     verdict = Text(", ".join(words) or "no errors, no warnings", style="bold")
-    return Group(Panel(facts, title=str(profile["name"]), title_align="left"), *map(_entry, findings), verdict)
+    return Group(
+        Panel(facts, title=str(profile["name"]), title_align="left", expand=False), *map(_entry, findings), verdict
+    )
 
 
 def _entry(finding: Finding) -> RenderableType:
