@@ -16,12 +16,9 @@ are medians over repeats. `bar` is what the project promises.
 from __future__ import annotations
 
 import argparse
-import datetime
 import io
 import json
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -238,28 +235,6 @@ def small(repeats: int, threads: int) -> dict[str, Any]:
     }
 
 
-def facts() -> dict[str, Any]:
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    model = next(
-        (x.split(":")[1].strip() for x in _lines("/proc/cpuinfo") if x.startswith("model name")), platform.processor()
-    )
-    return {
-        "command": "python benchmarks/input.py",
-        "commit": git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain") else ""),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "hardware": {"cpu": model, "cores": torch.get_num_threads(), "system": platform.platform()},
-        "versions": {"torch": torch.__version__, "python": platform.python_version()},
-        "seed": 0,
-    }
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="class folders with JPEG files, instead of generated photos")
@@ -268,7 +243,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--record", action="store_true", help="store it under results/")
     arguments = parser.parse_args()
-    report, threads = facts(), torch.get_num_threads()
+    threads = torch.get_num_threads()
+    report: dict[str, Any] = {"seed": 0}
     with tempfile.TemporaryDirectory() as name:
         if "photos" in arguments.only:
             folder = arguments.data or make_photos(Path(name) / "photos", 96, 375, 500)

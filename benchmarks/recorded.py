@@ -9,11 +9,13 @@ from typing import Any
 from opsin.run.folder import environment
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
+STARTED = environment()  # the code that is measured is the code of the start, not what lies there at the end
 
 
 def record(name: str, values: dict[str, Any], command: str) -> Path:
     """Write `results/NAME.json`: the values, the command, commit, hardware, versions and date."""
-    made = {key: value for key, value in environment().items() if key != "command"}
+    made = {**environment(), "commit": STARTED["commit"]}
+    del made["command"]
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(
