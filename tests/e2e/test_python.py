@@ -61,6 +61,18 @@ def test_five_lines(digits) -> None:  # type: ignore[no-untyped-def]
     json.dumps(result.to_dict())
 
 
+def test_other_data_given_as_an_object_stay_as_they_are(digits) -> None:  # type: ignore[no-untyped-def]
+    from opsin.data import from_arrays
+
+    run = opsin.train("classify", data=digits, model="mlp", epochs=3, quiet=True, listeners=())
+    data, names = load_digits(), [str(i) for i in reversed(range(10))]
+    other = from_arrays(np.uint8(data.images * 15.9), 9 - data.target, class_names=names, name="turned")
+    first, second = (run.evaluate(data=other)["metrics"]["accuracy"]["value"] for _ in range(2))
+    assert first == second > 0.5
+    assert other.heads[0].class_names == tuple(names)
+    assert (other.targets["label"] == 9 - data.target).all()
+
+
 def test_own_module_class_and_callback(digits) -> None:  # type: ignore[no-untyped-def]
     seen: list[Event] = []
     run = opsin.train("classify", data=digits, model=Own, epochs=2, quiet=True, listeners=(), callbacks=[seen.append])
