@@ -401,7 +401,26 @@ def _given(dataset: Dataset) -> Parts:
         raise DataError(
             f"{dataset.root}: val and test are given, but no train part. Add one, or put everything into one folder."
         )
+    _check_learnable(dataset, given)
     return given
+
+
+def _check_learnable(dataset: Dataset, given: Parts) -> None:
+    """An exclusive class of the given val or test part must stand in the given train part."""
+    if not ((given == 0).any() and (given > 0).any()):
+        return
+    for head in dataset.heads:
+        if head.kind != "single":
+            continue
+        values = dataset.targets[head.name]
+        learned, asked = (np.unique(values[rows & (values >= 0)]) for rows in (given == 0, given > 0))
+        if len(unknown := np.setdiff1d(asked, learned)):
+            names = ", ".join(repr(head.class_names[k]) for k in unknown[:10].tolist())
+            raise DataError(
+                f"{dataset.root}: {len(unknown)} of {len(head.class_names)} classes of '{head.name}' stand in the given "
+                f"val or test part but not in train, so they cannot be learned: {names}. Correct the names (a "
+                "spelling?), add training pictures, or remove the classes."
+            )
 
 
 def _times(dataset: Dataset) -> NDArray[np.float64]:
