@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -59,6 +60,29 @@ def test_five_lines(digits) -> None:  # type: ignore[no-untyped-def]
     assert abs(sum(score for _, score in result.top(10)) - 1) < 1e-5
     assert result.draw(Image.new("L", (8, 8))).width >= 8
     json.dumps(result.to_dict())
+
+
+def test_pictures_from_memory_are_turned_and_never_clipped_in_silence(digits, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    run = opsin.train("classify", data=digits, model="linear", epochs=1, quiet=True, listeners=())
+    bundle, pixels = opsin.load(run.path), np.uint8(load_digits().images[3] * 15.9)
+
+    def scores(image: object) -> np.ndarray:
+        return bundle.predict(image).heads[0].scores
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.jpg", quality=100, exif=exif)
+    with Image.open(tmp_path / "turned.jpg") as opened:
+        np.testing.assert_allclose(scores(opened), scores(tmp_path / "turned.jpg"), atol=0.02)
+    assert np.abs(scores(pixels) - scores(tmp_path / "turned.jpg")).max() > 0.05
+    np.testing.assert_allclose(scores(pixels / 255), scores(pixels), atol=1e-6)
+    np.testing.assert_allclose(scores(torch.from_numpy(pixels / 255)[None]), scores(pixels), atol=1e-6)
+    for wrong in (pixels.astype(np.int64), torch.from_numpy(pixels.astype(np.int32))[None], pixels > 9):
+        with pytest.raises(ConfigError, match=r"pixels of type .* do not say"):
+            bundle.predict(wrong)
+    for wrong in (pixels.astype(np.float32), Image.fromarray(pixels.astype(np.int32)), pixels / 255 - 0.5):
+        with pytest.raises(ConfigError, match=r"floats go from .* takes uint8"):
+            bundle.predict(wrong)
 
 
 def test_other_data_given_as_an_object_stay_as_they_are(digits) -> None:  # type: ignore[no-untyped-def]
