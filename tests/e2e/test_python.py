@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -179,3 +180,21 @@ def test_layers_reach_the_data_settings_of_an_object(digits) -> None:  # type: i
     layer = Layer("script", {"data": {"split": {"seed": 3}}, "run": {"epochs": 5}})
     run = opsin.train("classify", data=digits, model="linear", layers=[layer], epochs=1, quiet=True, listeners=())
     assert (run.recipe.data.split.seed, run.recipe.run.epochs) == (3, 1)
+
+
+def test_balance_keeps_the_order_of_heads_and_refuses_several_labels_alone() -> None:
+    from opsin.data.dataset import ArraySource, Dataset, HeadSpec
+    from opsin.tasks.classify import Classify
+
+    several, one = HeadSpec("traits", "multi", ("round", "straight")), HeadSpec("digit", "single", ("0", "1"))
+    targets = {"traits": np.float32([[1, 0]] * 8 + [[0, 1]] * 2), "digit": np.int64([0] * 8 + [1] * 2)}
+
+    def inferred(*heads: HeadSpec) -> Any:
+        pixels = ArraySource(np.zeros((10, 1, 8, 8), np.uint8))
+        data = Dataset("toy", [str(i) for i in range(10)], pixels, heads=heads, targets=targets)
+        return Classify.infer(data, np.arange(10), {"balance": "inverse"}).heads
+
+    heads = inferred(several, one)
+    assert [(head.name, head.class_weights) for head in heads] == [("traits", None), ("digit", (0.25, 1.0))]
+    with pytest.raises(ConfigError, match="weighs exclusive classes"):
+        inferred(several)
