@@ -98,6 +98,22 @@ def test_other_data_given_as_an_object_stay_as_they_are(digits) -> None:  # type
     assert (other.targets["label"] == 9 - data.target).all()
 
 
+def test_nothing_of_the_test_part_is_kept_before_the_look_is_counted(digits, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    from opsin.data.ledger import Ledger
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    run = opsin.train("classify", data=digits, model="linear", epochs=1, quiet=True, listeners=())
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "record", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run.evaluate()
+    assert not (run.path / "predictions" / "test.npz").exists()
+    assert len(run.evaluate(with_baselines=False)["looks_at_test"]) == 1
+    assert (run.path / "predictions" / "test.npz").exists()
+
+
 def test_own_module_class_and_callback(digits) -> None:  # type: ignore[no-untyped-def]
     seen: list[Event] = []
     run = opsin.train("classify", data=digits, model=Own, epochs=2, quiet=True, listeners=(), callbacks=[seen.append])

@@ -62,10 +62,12 @@ def evaluate_run(
     rows = evaluate(task, bundle.runner(bundle.info["precision"], choose_device(run.recipe.run.device)), loader)
     loader.close()
     seconds = time.monotonic() - started
-    run.folder.predictions(name).parent.mkdir(exist_ok=True)
-    rows.save(run.folder.predictions(name))
     groups = run.data.groups(run.recipe.data.split.group, rows.ids) if data is None else None
     intervals = measure(task, rows, groups=groups)
+    # The look is counted before anything of it can be seen.
+    looks = _looked(run, task.monitor.name, intervals) if data is None and part == "test" else []
+    run.folder.predictions(name).parent.mkdir(exist_ok=True)
+    rows.save(run.folder.predictions(name))
     found: dict[str, Any] = {
         "run": str(run.path),
         "split": name,
@@ -74,7 +76,7 @@ def evaluate_run(
         "monitor": task.monitor.name,
         "train": run.state.get("train", {}),
         "warnings": [_note(note) for note in task.warnings(rows, run.state.get("train"))],
-        "looks_at_test": _looked(run, task.monitor.name, intervals) if data is None and part == "test" else [],
+        "looks_at_test": looks,
         "skipped": skipped,
         "seconds": seconds,
         "images_per_second": len(rows) / max(seconds, 1e-9),
