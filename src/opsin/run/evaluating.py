@@ -152,8 +152,9 @@ def _renumbered(dataset: Dataset, head: str, names: tuple[str, ...]) -> Dataset:
 def _looked(run: Run, name: str, intervals: Mapping[str, Interval]) -> list[dict[str, Any]]:
     """Write this look at the test part into the ledger of the data, and give all of them."""
     ledger, test = Ledger(run.recipe.data.path), run.data.split.test_fingerprint
-    ledger.record(test, str(run.path), "evaluate --split test", name, intervals[name].value)
-    return [asdict(look) for look in ledger.looks(test)]
+    ids = run.data.split.ids_of("test")
+    ledger.record(test, str(run.path), "evaluate --split test", name, intervals[name].value, ids)
+    return [asdict(look) for look in ledger.looks(test, ids)]
 
 
 def _baselines(run: Run, part: str, rows: Rows, groups: NDArray[Any] | None) -> dict[str, Any]:
