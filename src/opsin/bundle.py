@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -32,9 +32,10 @@ from opsin.errors import CheckpointError, ConfigError
 from opsin.models import ModelSpec, build
 from opsin.models.builder import build_with
 from opsin.runtimes.torch import TorchRuntime
-from opsin.task import Sample, Task, as_arrays, tasks
+from opsin.task import ImageSpec, Sample, Task, as_arrays, tasks
 
 VERSION = 1
+ROUNDING = 1e-3  # floats may leave [0, 1] by so much, as resizing makes them
 
 
 @dataclass
@@ -144,6 +145,7 @@ class Bundle:
 
         Args:
             images: a path, Pillow image, array (H, W, C) or (H, W), tensor (C, H, W), or a sequence or iterator of them.
+                Arrays and tensors are uint8, uint16, or floats (in [0, 1] for a model of integer pixels).
             batch_size: pictures per pass; the answers do not depend on it.
             runner: another runtime of the same model.
 
@@ -157,7 +159,8 @@ class Bundle:
     def stream(self, images: Iterable[Any], *, batch_size: int = 32, runner: Any = None) -> Iterator[Any]:
         """Predict pictures as they come, one result each, in order."""
         reduce_to = getattr(self.task, "reduce_to", None)
-        source = (as_sample(image, number, reduce_to) for number, image in enumerate(images))
+        spec = getattr(self.task, "spec", None)
+        source = (as_sample(image, number, reduce_to, spec) for number, image in enumerate(images))
         while samples := list(islice(source, batch_size)):
             yield from self.predict_samples(samples, runner)
 
@@ -205,11 +208,17 @@ def read_weights(path: Path, checksum: str | None = None) -> dict[str, Tensor]:
     return tensors
 
 
-def as_sample(image: Any, number: int = 0, reduce_to: int | None = None) -> Sample:
+def as_sample(image: Any, number: int = 0, reduce_to: int | None = None, spec: ImageSpec | None = None) -> Sample:
     """A sample from whatever a person has: path, Pillow image, array or tensor.
 
+    Args:
+        image: Pillow images are turned as their EXIF orientation says; arrays and tensors are uint8, uint16, or floats.
+        number: names pictures that have no path.
+        reduce_to: see `opsin.data.image.read_image`.
+        spec: what the model takes; where that is integers, floats must lie in [0, 1].
+
     Raises:
-        ConfigError: for anything else.
+        ConfigError: for anything else, other number types, or floats outside [0, 1] for a model of integers.
         DataError: if a file cannot be read.
     """
     from opsin.data.image import read_image
@@ -218,17 +227,45 @@ def as_sample(image: Any, number: int = 0, reduce_to: int | None = None) -> Samp
         return image
     if isinstance(image, str | Path):
         return Sample(str(image), read_image(Path(image), reduce_to=reduce_to)[0])
+    name = f"picture-{number}"
     if isinstance(image, Image.Image):
         file = io.BytesIO()
-        image.save(file, "PNG" if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else "TIFF")
-        return Sample(f"picture-{number}", read_image(file.getvalue())[0])
+        turned = ImageOps.exif_transpose(image)
+        turned.save(file, "PNG" if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else "TIFF")
+        return Sample(name, _in_range(read_image(file.getvalue())[0], name, spec))
     if isinstance(image, np.ndarray):
         array = image[:, :, None] if image.ndim == 2 else image
         if array.ndim != 3 or array.shape[2] > 4:
             raise ConfigError(f"An array must be (H, W) or (H, W, C) with up to 4 channels; got {image.shape}.")
-        return Sample(f"picture-{number}", torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1))))
+        dtype = _number_type(array.dtype.name, name)
+        pixels = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1), dtype))
+        return Sample(name, _in_range(pixels, name, spec))
     if isinstance(image, Tensor):
         if image.ndim != 3:
             raise ConfigError(f"A tensor must be one picture (C, H, W); got {tuple(image.shape)}.")
-        return Sample(f"picture-{number}", image)
+        dtype = _number_type(str(image.dtype).removeprefix("torch."), name)
+        return Sample(name, _in_range(image.to(getattr(torch, dtype)), name, spec))
     raise ConfigError(f"Cannot predict a {type(image).__name__}: give a path, a Pillow image, an array or a tensor.")
+
+
+def _number_type(have: str, name: str) -> str:
+    """The type that pixels of a type are taken as: the same, or float32 for float64."""
+    if have not in ("uint8", "uint16", "float32", "float64"):
+        raise ConfigError(
+            f"{name}: pixels of type {have} do not say what their range is. Give uint8 (0 to 255), uint16 (0 to 65535) or "
+            "float32, e.g. image.astype(np.uint8)."
+        )
+    return "float32" if have == "float64" else have
+
+
+def _in_range(image: Tensor, name: str, spec: ImageSpec | None) -> Tensor:
+    """The image itself, if floats can be turned into the integers that the model takes."""
+    if spec is None or spec.dtype == "float32" or image.dtype != torch.float32 or image.numel() == 0:
+        return image
+    low, high = float(image.min()), float(image.max())
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+        raise ConfigError(
+            f"{name}: its floats go from {low:g} to {high:g}, and this model takes {spec.dtype}, for which floats must lie "
+            "in [0, 1]. Divide by the largest possible value, or give integers (image.astype(np.uint8))."
+        )
+    return image

@@ -40,7 +40,7 @@ class SplitSettings(Settings):
     fold: int = Field(0, ge=0)
     """Which fold is the test part."""
     earlier: str | None = None
-    """A run whose assignments are kept; only new ids are assigned (`--split-from`)."""
+    """A run whose assignments and split settings are kept; only new ids are assigned (`--split-from`)."""
 
 
 class DataSettings(Settings):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -59,6 +61,57 @@ def test_five_lines(digits) -> None:  # type: ignore[no-untyped-def]
     assert abs(sum(score for _, score in result.top(10)) - 1) < 1e-5
     assert result.draw(Image.new("L", (8, 8))).width >= 8
     json.dumps(result.to_dict())
+
+
+def test_pictures_from_memory_are_turned_and_never_clipped_in_silence(digits, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    run = opsin.train("classify", data=digits, model="linear", epochs=1, quiet=True, listeners=())
+    bundle, pixels = opsin.load(run.path), np.uint8(load_digits().images[3] * 15.9)
+
+    def scores(image: object) -> np.ndarray:
+        return bundle.predict(image).heads[0].scores
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.jpg", quality=100, exif=exif)
+    with Image.open(tmp_path / "turned.jpg") as opened:
+        np.testing.assert_allclose(scores(opened), scores(tmp_path / "turned.jpg"), atol=0.02)
+    assert np.abs(scores(pixels) - scores(tmp_path / "turned.jpg")).max() > 0.05
+    np.testing.assert_allclose(scores(pixels / 255), scores(pixels), atol=1e-6)
+    np.testing.assert_allclose(scores(torch.from_numpy(pixels / 255)[None]), scores(pixels), atol=1e-6)
+    for wrong in (pixels.astype(np.int64), torch.from_numpy(pixels.astype(np.int32))[None], pixels > 9):
+        with pytest.raises(ConfigError, match=r"pixels of type .* do not say"):
+            bundle.predict(wrong)
+    for wrong in (pixels.astype(np.float32), Image.fromarray(pixels.astype(np.int32)), pixels / 255 - 0.5):
+        with pytest.raises(ConfigError, match=r"floats go from .* takes uint8"):
+            bundle.predict(wrong)
+
+
+def test_other_data_given_as_an_object_stay_as_they_are(digits) -> None:  # type: ignore[no-untyped-def]
+    from opsin.data import from_arrays
+
+    run = opsin.train("classify", data=digits, model="mlp", epochs=3, quiet=True, listeners=())
+    data, names = load_digits(), [str(i) for i in reversed(range(10))]
+    other = from_arrays(np.uint8(data.images * 15.9), 9 - data.target, class_names=names, name="turned")
+    first, second = (run.evaluate(data=other)["metrics"]["accuracy"]["value"] for _ in range(2))
+    assert first == second > 0.5
+    assert other.heads[0].class_names == tuple(names)
+    assert (other.targets["label"] == 9 - data.target).all()
+
+
+def test_nothing_of_the_test_part_is_kept_before_the_look_is_counted(digits, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    from opsin.data.ledger import Ledger
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    run = opsin.train("classify", data=digits, model="linear", epochs=1, quiet=True, listeners=())
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "record", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run.evaluate()
+    assert not (run.path / "predictions" / "test.npz").exists()
+    assert len(run.evaluate(with_baselines=False)["looks_at_test"]) == 1
+    assert (run.path / "predictions" / "test.npz").exists()
 
 
 def test_own_module_class_and_callback(digits) -> None:  # type: ignore[no-untyped-def]
@@ -143,3 +196,21 @@ def test_layers_reach_the_data_settings_of_an_object(digits) -> None:  # type: i
     layer = Layer("script", {"data": {"split": {"seed": 3}}, "run": {"epochs": 5}})
     run = opsin.train("classify", data=digits, model="linear", layers=[layer], epochs=1, quiet=True, listeners=())
     assert (run.recipe.data.split.seed, run.recipe.run.epochs) == (3, 1)
+
+
+def test_balance_keeps_the_order_of_heads_and_refuses_several_labels_alone() -> None:
+    from opsin.data.dataset import ArraySource, Dataset, HeadSpec
+    from opsin.tasks.classify import Classify
+
+    several, one = HeadSpec("traits", "multi", ("round", "straight")), HeadSpec("digit", "single", ("0", "1"))
+    targets = {"traits": np.float32([[1, 0]] * 8 + [[0, 1]] * 2), "digit": np.int64([0] * 8 + [1] * 2)}
+
+    def inferred(*heads: HeadSpec) -> Any:
+        pixels = ArraySource(np.zeros((10, 1, 8, 8), np.uint8))
+        data = Dataset("toy", [str(i) for i in range(10)], pixels, heads=heads, targets=targets)
+        return Classify.infer(data, np.arange(10), {"balance": "inverse"}).heads
+
+    heads = inferred(several, one)
+    assert [(head.name, head.class_weights) for head in heads] == [("traits", None), ("digit", (0.25, 1.0))]
+    with pytest.raises(ConfigError, match="weighs exclusive classes"):
+        inferred(several)

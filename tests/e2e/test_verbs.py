@@ -176,6 +176,29 @@ def test_split_from_keeps_the_sealed_test(run: Path, place: Path, capsys: pytest
     assert len(new["test"]) > len(old["test"])
 
 
+def test_split_from_keeps_the_settings_of_the_split(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    group = r"regex:(\d{2})\d\d\.png"
+    write(place / "grouped", range(0, 1790, 10))
+    words = ("train", "classify", "--data", "grouped", "--epochs", "1", "--model", "linear", "--quiet")
+    call(capsys, *words, "--group", group, "--split-seed", "3", "--out", "runs/g1", 'run.listeners=["jsonl"]')
+    write(place / "grouped", range(5, 1790, 10))
+    found = call(capsys, *words, "--split-from", "last", "--out", "runs/g2", 'run.listeners=["jsonl"]')
+    kept = json.loads((place / "runs/g2/recipe.json").read_text())
+    assert (kept["data"]["split"]["group"], kept["data"]["split"]["seed"]) == (group, 3)
+    assert kept["sources"]["data.split.group"] == "flag --split-from"
+    parts = json.loads((Path(found["run"]) / "data.json").read_text())["split"]["parts"]
+    owners = {part: {Path(name).name[:2] for name in ids} for part, ids in parts.items()}
+    assert not owners["train"] & owners["test"]
+    refused = call(capsys, *words, "--split-from", "runs/g1", "--group", "parent", code=2)
+    assert "data.split.group is 'parent'" in refused["error"]["message"]
+    shown = call(capsys, "data", "split", "grouped", "--split-from", "runs/g1", "--out", "grouped.json")
+    assert group in shown["method"]
+    refused = call(
+        capsys, "data", "split", "grouped", "--split-from", "runs/g1", "--by", "random", "--out", "no.json", code=2
+    )
+    assert "data.split.by is 'random'" in refused["error"]["message"]
+
+
 def test_broken_pictures_stop_training_before_step_one(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write(place / "with-broken", range(120))
     bad = next(folder.rglob("*.png"))

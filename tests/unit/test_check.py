@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,12 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from opsin.analyze.check import CheckOptions, Finding, Findings, check, checks
+from opsin.analyze.check import CheckOptions, Finding, Findings, check, checks, rules
 from opsin.analyze.check.page import page_html
 from opsin.analyze.check.table import render
 from opsin.data import Dataset, load_data, make_split
 from opsin.data.build import from_arrays
 from opsin.errors import ShapeError, UnknownName
+from opsin.recipe import overrides
+from opsin.run import new_recipe
 
 FAST = CheckOptions(skip=("suspect-labels",))
 
@@ -203,6 +207,18 @@ def test_balance() -> None:
     assert findings["class-imbalance"].data["ratio"] == pytest.approx(40 / 3)
     assert findings["few-samples"].data["classes"] == {"b": 3}
     assert check(made([0] * 30, ("a",)), options=FAST)["one-class"].level == "error"
+
+
+def test_settings_that_are_advised_can_be_typed() -> None:
+    advised = set()
+    for path in Path(rules.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.keyword) and node.arg == "fix":
+                texts = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+                advised |= {word for text in texts for word in re.findall(r"[a-z_]+(?:\.[a-z_]+)+=\w+", text)}
+    assert {"task.balance=effective", "data.split.by=stratified"} <= advised
+    for word in advised:
+        new_recipe("classify", [overrides([word])])
 
 
 def test_class_missing_from_a_part() -> None:

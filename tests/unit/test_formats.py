@@ -17,6 +17,8 @@ import pytest
 import torch
 from PIL import Image
 
+from opsin.analyze.check import CheckOptions, check
+from opsin.analyze.inspect import inspect_data
 from opsin.data import Dataset, from_arrays, load_data, make_split
 from opsin.data.formats import format_module, sniff
 from opsin.data.places import open_place
@@ -62,9 +64,19 @@ class TestFolder:
         assert make_split(data).method == "as given"
 
     def test_parts_that_differ_in_classes(self, tmp_path: Path) -> None:
-        tree(tmp_path, "train/cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/dogs/1.png")
-        with pytest.raises(DataError, match=r"train lacks 'dogs'; test lacks 'dog'"):
-            load_data(tmp_path)
+        trained = [f"train/{name}/{i}.png" for name in ("cat", "dog") for i in range(4)]
+        data = load_data(tree(tmp_path, *trained, "test/cat/1.png", "test/dogs/1.png"))
+        (problem,) = data.problems
+        assert "train lacks 'dogs'; test lacks 'dog'" in problem.message
+        assert inspect_data(data)["problems"] == [problem.message]
+        found = check(data, options=CheckOptions(only=("reader", "balance")))
+        missing = {f.data["part"]: f.level for f in found if f.code == "class-missing-from-split"}
+        assert missing == {"train": "error", "test": "warning"}
+        with pytest.raises(DataError, match=r"1 of 3 classes of 'label'(.|\n)*not in train(.|\n)*: 'dogs'"):
+            make_split(data)
+        shutil.rmtree(tmp_path / "test" / "dogs")
+        assert "test lacks 'dog'" in load_data(tmp_path).problems[0].message
+        assert make_split(load_data(tmp_path)).counts["test"] == {"": 1, "cat": 1, "dog": 0}
 
     def test_nested_folders(self, tmp_path: Path) -> None:
         tree(tmp_path, "greek/alpha/1.png", "greek/beta/1.png", "latin/a/1.png")

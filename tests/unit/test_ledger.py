@@ -24,6 +24,34 @@ def test_looks_are_kept_beside_the_data_by_test_ids(tmp_path: Path) -> None:
     assert len(ledger.looks("t2")) == 1
 
 
+def test_a_test_part_that_shares_pictures_goes_on_with_the_count(tmp_path: Path) -> None:
+    old, grown = [f"{i}.png" for i in range(500)], [f"{i}.png" for i in range(560)]
+    ledger = Ledger(tmp_path)
+    ledger.record("t1", "runs/a", "evaluate", ids=old)
+    ledger.record("t2", "runs/b", "evaluate", ids=grown)
+    assert [look.run for look in ledger.looks("t2", grown)] == ["runs/a", "runs/b"]
+    assert [look.run for look in ledger.looks("t3", grown[1:])] == ["runs/a", "runs/b"]
+    assert ledger.looks("t4", [f"{i}.png" for i in range(1000, 1500)]) == []
+    path = tmp_path / ".opsin" / "test-looks.jsonl"
+    assert len(path.read_text().splitlines()[0]) < 2000
+    path.write_text(
+        '{"version": 1, "date": "2024", "test": "t5", "run": "r", "command": "c", "metric": null, "value": null}\n'
+    )
+    assert len(ledger.looks("t5", old)) == 1
+    assert ledger.looks("t6", old) == []
+
+
+def test_data_sets_that_share_a_ledger_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    ids = [f"{i}.png" for i in range(10)]
+    for name in ("one.zip", "other.zip"):
+        (tmp_path / name).write_bytes(b"")
+    Ledger(tmp_path / "one.zip").record("t1", "r", "c", ids=ids)
+    Ledger(None).record("t2", "r", "c", ids=ids)
+    assert len(Ledger(tmp_path / "one.zip").looks("t3", ids[1:])) == 1
+    assert Ledger(tmp_path / "other.zip").looks("t3", ids[1:]) == []
+    assert Ledger(None).looks("t3", ids[1:]) == []
+
+
 def test_archives_and_arrays_are_kept_at_home(tmp_path: Path) -> None:
     (tmp_path / "data.zip").write_bytes(b"")
     for place in (tmp_path / "data.zip", None):

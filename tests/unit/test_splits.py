@@ -228,6 +228,32 @@ class TestEarlier:
         for group in range(10):
             assert len(set(new.assignment[group::10].tolist())) == 1
 
+    def test_a_few_new_groups_are_dealt_against_the_totals(self) -> None:
+        who = [f"g{i // 10:02d}" for i in range(200)]
+        settings = SplitSettings(group="who", folds=None, fold=0)
+        old = make_split(dataset([0, 1] * 50, who=who[:100]), settings)
+        one = make_split(dataset([0, 1] * 55, who=who[:110]), settings, old.to_file())
+        assert (one.assignment[:100] == old.assignment).all()
+        assert len(set(one.assignment[100:].tolist())) == 1
+        many = make_split(dataset([0, 1] * 100, who=who), settings, old.to_file())
+        assert sizes(many) == [140, 30, 30]
+        given_test = dataset([0, 1] * 55, who=who[:110], parts=[*old.assignment.tolist(), *[2] * 10])
+        assert (make_split(given_test, settings, old.to_file()).assignment[100:] == 2).all()
+
+    def test_new_samples_keep_the_order_of_time(self) -> None:
+        settings = SplitSettings(by="chronological", folds=None, fold=0)
+        when = [str(10 * i) for i in range(100)]
+        old = make_split(dataset([0] * 100, when=when), settings)
+        val = min(old.indices("val"))
+        new = make_split(dataset([0] * 103, when=[*when, "5", str(10 * val + 1), "99999"]), settings, old.to_file())
+        assert new.assignment[100:].tolist() == [0, 1, 2]
+        assert (new.assignment[:100] == old.assignment).all()
+        who, grouped = [f"g{i}" for i in range(100)], SplitSettings(by="chronological", group="who", folds=None, fold=0)
+        for later, owner in ((["99999"], ["g0"]), (["5", "99999"], ["new", "new"])):
+            data = dataset([0] * (100 + len(later)), when=[*when, *later], who=[*who, *owner])
+            with pytest.raises(DataError, match="reach over the border in time"):
+                make_split(data, grouped, old.to_file())
+
     def test_other_data_is_an_error(self) -> None:
         old = make_split(dataset([0] * 50)).to_file()
         with pytest.raises(DataError, match="none of its 40 ids"):

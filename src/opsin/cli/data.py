@@ -102,8 +102,8 @@ def split(
     out: Annotated[str, typer.Option(help="Where to write the split (JSON).")] = "split.json",
     format: Format = None,
     columns: Columns = None,
-    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
-    by: Annotated[str, typer.Option(help="stratified, random or chronological.")] = "stratified",
+    seed: Annotated[int | None, typer.Option(help="Seed of the split; 0 by default.")] = None,
+    by: Annotated[str | None, typer.Option(help="stratified (the default), random or chronological.")] = None,
     group: Annotated[
         str | None, typer.Option(help="Keep groups in one part: a column, parent, regex:..., time:5min.")
     ] = None,
@@ -118,15 +118,21 @@ def split(
     from opsin.data.splits import SplitFile, make_split
     from opsin.errors import ConfigError
     from opsin.recipe import SplitSettings
+    from opsin.run.data import inherited
     from opsin.run.folder import find_run
 
-    if by not in ("stratified", "random", "chronological"):
+    if by not in (None, "stratified", "random", "chronological"):
         raise ConfigError(f"--by {by}: expected stratified, random or chronological.")
     if Path(out).exists():
         raise ConfigError(f"--out {out} exists already; give another name.")
     data = load_data(path, format, pairs(columns) or {})
-    earlier = None if split_from is None else SplitFile.from_json(find_run(split_from).read("data.json")["split"])
-    made = make_split(data, SplitSettings.model_validate({"seed": seed, "by": by, "group": group}), earlier)
+    settings = {k: v for k, v in (("seed", seed), ("by", by), ("group", group)) if v is not None}
+    earlier = None
+    if split_from is not None:
+        folder = find_run(split_from)
+        earlier = SplitFile.from_json(folder.read("data.json")["split"])
+        settings |= inherited(folder, settings)
+    made = make_split(data, SplitSettings.model_validate(settings), earlier)
     made.to_file().save(Path(out))
     found = {
         "out": out,

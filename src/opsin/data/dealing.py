@@ -99,22 +99,39 @@ def deal(strata: Ints, keys: NDArray[np.uint64], fractions: Floats, keep_first: 
     return parts
 
 
-def deal_groups(groups: Ints, strata: Ints, keys: NDArray[np.uint64], fractions: Floats) -> NDArray[np.int8]:
+def deal_groups(
+    groups: Ints,
+    strata: Ints,
+    keys: NDArray[np.uint64],
+    fractions: Floats,
+    standing: NDArray[np.int8] | None = None,
+) -> NDArray[np.int8]:
     """Parts (N,) of whole groups, as close to the shares of every stratum as going through the groups once allows.
 
     The largest groups are dealt first. Each goes to a part that still has room for at least half of it, and among
     those to the one where it brings the counts of classes closest to what is wanted. Groups of equal size go in the
-    order of the least key of their members.
+    order of the least key of their members. Groups that have a part already keep it and count for its share.
+
+    Args:
+        groups: (N,) group codes.
+        strata: (N,) classes whose shares are kept.
+        keys: (N,) keys of the samples.
+        fractions: (P,) shares of the parts.
+        standing: (N,) the part of samples that have one, -1 for the others; whole groups have one or none.
 
     Raises:
-        DataError: if there are fewer groups than parts.
+        DataError: if there are fewer groups than parts without any.
     """
     _, group_codes = np.unique(groups, return_inverse=True)
     present, strata_codes = np.unique(strata, return_inverse=True)
     number, wanted = int(group_codes.max()) + 1 if len(groups) else 0, np.flatnonzero(fractions > 0)
-    if number < len(wanted):
+    fixed = np.full(len(groups), -1, np.int8) if standing is None else standing
+    is_open = np.ones(number, bool)
+    is_open[group_codes[fixed >= 0]] = False
+    empty = ~np.isin(wanted, fixed)
+    if is_open.sum() < empty.sum():
         raise DataError(
-            f"There are {number} group(s) for {len(wanted)} parts, and groups are never torn apart. "
+            f"There are {is_open.sum()} group(s) for {empty.sum()} parts, and groups are never torn apart. "
             f"Choose a finer --group, or add data from more groups."
         )
     table = np.zeros((number, len(present)))
@@ -124,22 +141,25 @@ def deal_groups(groups: Ints, strata: Ints, keys: NDArray[np.uint64], fractions:
     scale = 1.0 / np.maximum(table.sum(axis=0), 1.0) ** 2  # every class weighs alike
     target = fractions[wanted, None] * table.sum(axis=0)  # (P, S)
     current, place = np.zeros_like(target), np.zeros(number, np.int8)
+    for part, code in enumerate(wanted):
+        current[part] = np.bincount(strata_codes[fixed == code], minlength=len(present))
     sizes = table.sum(axis=1)
-    empty = np.ones(len(wanted), bool)
-    for done, group in enumerate(np.lexsort((least, -(table**2 * scale).sum(axis=1))).tolist()):
+    order = np.lexsort((least, -(table**2 * scale).sum(axis=1)))
+    order = order[is_open[order]]
+    for done, group in enumerate(order.tolist()):
         gap = target - current  # (P, S)
         room = gap.sum(axis=1)
         allowed = room >= sizes[group] / 2
         if not allowed.any():
             allowed = room == room.max()
-        if number - done <= int(empty.sum()):
+        if len(order) - done <= int(empty.sum()):
             allowed = empty  # the last groups go to parts that have none yet
         change = (((gap - table[group]) ** 2 - gap**2) * scale).sum(axis=1)
         best = int(np.argmin(np.where(allowed, change, np.inf)))
         current[best] += table[group]
         empty[best] = False
         place[group] = wanted[best]
-    return place[group_codes]
+    return np.where(fixed >= 0, fixed, place[group_codes])
 
 
 def deal_in_time(times: Floats, fractions: Floats, groups: Ints | None = None) -> NDArray[np.int8]:

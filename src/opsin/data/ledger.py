@@ -2,17 +2,18 @@
 
 It belongs to the data, not to a run: it lies beside the data in `.opsin/test-looks.jsonl`, or, where nothing can be
 written there and for archives and single files, in the user's own folder for opsin (`OPSIN_HOME` names another). Lines
-are only ever appended. Looks are kept under the fingerprint of the set of test ids, so another split of the same data
-starts its own count.
+are only ever appended. A look is kept with the fingerprint of the set of test ids and with the 64 lowest hashes of the
+ids, so that a test part that shares pictures with an earlier one (some were added, another seed) goes on with its count.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from opsin.data.home import home
 from opsin.errors import DataError
 
 FILE = "test-looks.jsonl"
+SKETCH = 64  # hashes that are kept of a set of test ids
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,13 @@ class Look:
     command: str
     metric: str | None = None
     value: float | None = None
+
+
+@dataclass(frozen=True)
+class _Line:
+    look: Look
+    data: str | None
+    sketch: frozenset[str]
 
 
 class Ledger:
@@ -56,7 +65,15 @@ class Ledger:
         """The file in the user's folder."""
         return home() / FILE
 
-    def record(self, test: str, run: str, command: str, metric: str | None = None, value: float | None = None) -> Look:
+    def record(
+        self,
+        test: str,
+        run: str,
+        command: str,
+        metric: str | None = None,
+        value: float | None = None,
+        ids: Iterable[str] = (),
+    ) -> Look:
         """Append a look.
 
         Args:
@@ -65,12 +82,14 @@ class Ledger:
             command: what was typed.
             metric: name of the headline metric.
             value: its value.
+            ids: the test ids.
 
         Raises:
             DataError: if it can be written neither beside the data nor in the user's folder.
         """
         look = Look(datetime.now(UTC).isoformat(timespec="seconds"), test, run, command, metric, value)
-        line = json.dumps({"version": 1, **asdict(look)}, ensure_ascii=False).encode() + b"\n"
+        values = {"version": 1, **asdict(look), "data": self._place, "sketch": sorted(_sketch(ids))}
+        line = json.dumps(values, ensure_ascii=False).encode() + b"\n"
         failures = []
         for path in (self.beside, self.at_home):
             if path is None:
@@ -85,21 +104,38 @@ class Ledger:
             "that can be written."
         )
 
-    def looks(self, test: str) -> list[Look]:
-        """All looks at the test part with this fingerprint, oldest first, from both places.
+    def looks(self, test: str, ids: Iterable[str] = ()) -> list[Look]:
+        """All looks at this test part, or at one that shares ids with it, oldest first, from both places.
+
+        In the user's folder, where looks at many data sets lie together, only those at the same place of data are
+        recognized by their ids.
+
+        Args:
+            test: fingerprint of the test ids.
+            ids: the test ids.
 
         Raises:
             DataError: if a ledger exists but a line of it is not readable; a broken count must not pass for a small
             one.
         """
-        found = [
-            look
-            for path in (self.beside, self.at_home)
-            if path is not None
-            for look in _read(path)
-            if look.test == test
-        ]
+        sketch = _sketch(ids)
+        found = []
+        for path in (self.beside, self.at_home):
+            for line in [] if path is None else _read(path):
+                ours = path == self.beside or (line.data is not None and line.data == self._place)
+                if line.look.test == test or (ours and line.sketch & sketch):
+                    found.append(line.look)
         return sorted(found, key=lambda look: look.date)
+
+    @property
+    def _place(self) -> str | None:
+        return None if self.data is None else str(self.data.resolve())
+
+
+def _sketch(ids: Iterable[str]) -> frozenset[str]:
+    """The lowest hashes of the ids: sets that share a fair part of their ids share some of these."""
+    hashes = {hashlib.blake2b(i.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest() for i in ids}
+    return frozenset(sorted(hashes)[:SKETCH])
 
 
 def _append(path: Path, line: bytes) -> None:
@@ -110,7 +146,7 @@ def _append(path: Path, line: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _read(path: Path) -> list[Look]:
+def _read(path: Path) -> list[_Line]:
     try:
         with path.open("rb") as file:
             lines = file.read().decode("utf-8").splitlines()
@@ -124,7 +160,8 @@ def _read(path: Path) -> list[Look]:
             continue
         try:
             values: Mapping[str, Any] = json.loads(line)
-            looks.append(Look(*(values[name] for name in ("date", "test", "run", "command", "metric", "value"))))
+            look = Look(*(values[name] for name in ("date", "test", "run", "command", "metric", "value")))
+            looks.append(_Line(look, values.get("data"), frozenset(values.get("sketch", ()))))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{path}, line {number}: not a look at the test part ({error}). Restore the line; do not delete looks."

@@ -264,17 +264,49 @@ def _continued(
                 )
         for row in np.flatnonzero(~old).tolist():
             assignment[row] = home.get(int(groups[row]), -1)
-    fresh = np.flatnonzero(assignment < 0)
-    joined = int((~old).sum()) - len(fresh)
-    if len(fresh):
+    fresh = assignment < 0
+    joined = int((~old).sum() - fresh.sum())
+    if fresh.any():
         # What is given decides for new ids too.
-        given = dataset.given_split[fresh]
-        assignment[fresh] = np.where(given >= 0, given, _dealt(dataset, settings, fresh, settings.fractions, groups))
+        assignment[fresh] = dataset.given_split[fresh]
+    if settings.by == "chronological":
+        assignment = _after(dataset, assignment, old, groups)
+    elif (rows := np.flatnonzero(assignment < 0)).size and groups is None:
+        assignment[rows] = _dealt(dataset, settings, rows, settings.fractions, None)
+    elif rows.size and groups is not None:
+        strata = strata_of(dataset) if settings.by == "stratified" else np.zeros(len(dataset), np.int64)
+        keys = id_keys(dataset.ids, settings.seed)
+        assignment = deal_groups(groups, strata, keys, np.array(settings.fractions), assignment)
     gone = sum(len(ids) for ids in earlier.parts.values()) - int(old.sum())
-    said = f"{int(old.sum())} ids as in the earlier split, {len(fresh)} new ids assigned"
+    said = f"{int(old.sum())} ids as in the earlier split, {int(fresh.sum())} new ids assigned"
     said += f", {joined} new ids joined their groups" if joined else ""
     said += f", {gone} ids of the earlier split are gone" if gone else ""
     return assignment, f"{said}; {_how(settings)}"
+
+
+def _after(dataset: Dataset, assignment: Parts, old: NDArray[np.bool_], groups: NDArray[np.int64] | None) -> Parts:
+    """Give new samples the part that their time lies in: what is later than the start of test goes to test."""
+    new = ~old & (dataset.given_split < 0)
+    if not new.any():
+        return assignment
+    times = _times(dataset)
+    test = times[old & (assignment == 2)].min(initial=np.inf)
+    val = times[old & (assignment == 1)].min(initial=np.inf)
+    by_time = np.where(times >= test, 2, np.where(times >= val, 1, 0)).astype(np.int8)
+    result = np.where(assignment < 0, by_time, assignment)
+    wrong = new & (result != by_time)
+    if groups is not None:
+        first, last = np.full(int(groups.max()) + 1, 2), np.zeros(int(groups.max()) + 1, np.int64)
+        np.minimum.at(first, groups[new], by_time[new])
+        np.maximum.at(last, groups[new], by_time[new])
+        wrong |= new & (first < last)[groups]
+    if wrong.any():
+        raise DataError(
+            f"{dataset.root}: {int(wrong.sum())} new samples (e.g. {dataset.id(int(np.flatnonzero(wrong)[0]))}) are of "
+            "groups that reach over the border in time between two parts of the earlier split. Leave these samples "
+            "out, or make a new split without --split-from."
+        )
+    return result
 
 
 def _finished(dataset: Dataset, assignment: Parts, method: str, problems: list[Problem]) -> Split:
@@ -369,7 +401,26 @@ def _given(dataset: Dataset) -> Parts:
         raise DataError(
             f"{dataset.root}: val and test are given, but no train part. Add one, or put everything into one folder."
         )
+    _check_learnable(dataset, given)
     return given
+
+
+def _check_learnable(dataset: Dataset, given: Parts) -> None:
+    """An exclusive class of the given val or test part must stand in the given train part."""
+    if not ((given == 0).any() and (given > 0).any()):
+        return
+    for head in dataset.heads:
+        if head.kind != "single":
+            continue
+        values = dataset.targets[head.name]
+        learned, asked = (np.unique(values[rows & (values >= 0)]) for rows in (given == 0, given > 0))
+        if len(unknown := np.setdiff1d(asked, learned)):
+            names = ", ".join(repr(head.class_names[k]) for k in unknown[:10].tolist())
+            raise DataError(
+                f"{dataset.root}: {len(unknown)} of {len(head.class_names)} classes of '{head.name}' stand in the given "
+                f"val or test part but not in train, so they cannot be learned: {names}. Correct the names (a "
+                "spelling?), add training pictures, or remove the classes."
+            )
 
 
 def _times(dataset: Dataset) -> NDArray[np.float64]:

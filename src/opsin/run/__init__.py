@@ -12,7 +12,7 @@ from opsin.engine.distributed import Processes
 from opsin.engine.precision import choose_device
 from opsin.errors import CheckpointError
 from opsin.recipe import Layer, Recipe
-from opsin.run.data import Progress, RunData, open_data, reopen_data
+from opsin.run.data import Progress, RunData, continued, open_data, reopen_data
 from opsin.run.folder import RunFolder, environment, find_run, new_folder
 from opsin.run.training import Callback, Trainer
 from opsin.task import tasks
@@ -202,7 +202,7 @@ def start(
     progress: Progress | None = None,
 ) -> Run:
     """Begin a run from layers of settings; with several processes, all of them share the folder that the first one makes."""
-    recipe = new_recipe(task, layers)
+    recipe = continued(new_recipe(task, layers))
     name = dataset.name if dataset is not None else Path(recipe.data.path or "data").resolve().name
     processes = Processes.join(choose_device(recipe.run.device).type)
     path = str(new_folder(out, task, name).path) if processes.is_main else ""

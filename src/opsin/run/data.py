@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +16,12 @@ from opsin.data.dataset import PARTS, Dataset
 from opsin.data.formats import load_data
 from opsin.data.splits import Split, SplitFile, make_split
 from opsin.errors import ConfigError, DataError
-from opsin.recipe import DataSettings
+from opsin.recipe import DataSettings, Recipe
 from opsin.run.folder import RunFolder, find_run
 
 Progress = Callable[[int, int], None]
 SHOWN = 10
+INHERITED = ("seed", "fractions", "by", "group")  # split settings that --split-from keeps
 
 
 @dataclass
@@ -91,6 +92,38 @@ def open_data(settings: DataSettings, *, given: Dataset | None = None, progress:
     if settings.split.earlier is not None:
         earlier = SplitFile.from_json(find_run(settings.split.earlier).read("data.json")["split"])
     return RunData(dataset, make_split(dataset, settings.split, earlier), skipped)
+
+
+def continued(recipe: Recipe) -> Recipe:
+    """The recipe with the split settings of the run that it continues (`--split-from`), where none were given.
+
+    Raises:
+        ConfigError: if what was given contradicts them.
+    """
+    if recipe.data.split.earlier is None:
+        return recipe
+    folder = find_run(recipe.data.split.earlier)
+    given = {name: getattr(recipe.data.split, name) for name in INHERITED if f"data.split.{name}" in recipe.sources}
+    values = {"earlier": str(folder.path), **inherited(folder, given)}
+    said = recipe.sources.get("data.split.earlier", "flag --split-from")
+    return recipe.with_values(said, **{f"data.split.{name}": value for name, value in values.items()})
+
+
+def inherited(folder: RunFolder, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Split settings of an earlier run, without those that are given.
+
+    Raises:
+        ConfigError: if another group or another way of dealing is given than the earlier run had.
+    """
+    kept = Recipe.load(folder.recipe).data.split
+    for name in ("group", "by"):
+        had = getattr(kept, name)
+        if had is not None and given.get(name, had) != had:
+            raise ConfigError(
+                f"data.split.{name} is {given[name]!r}, but the split of {folder.path} was made with {had!r}. Leave it "
+                "out to go on with that split, or make a new one without --split-from."
+            )
+    return {name: getattr(kept, name) for name in INHERITED if name not in given}
 
 
 def read_data(settings: DataSettings) -> Dataset:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,10 +62,12 @@ def evaluate_run(
     rows = evaluate(task, bundle.runner(bundle.info["precision"], choose_device(run.recipe.run.device)), loader)
     loader.close()
     seconds = time.monotonic() - started
-    run.folder.predictions(name).parent.mkdir(exist_ok=True)
-    rows.save(run.folder.predictions(name))
     groups = run.data.groups(run.recipe.data.split.group, rows.ids) if data is None else None
     intervals = measure(task, rows, groups=groups)
+    # The look is counted before anything of it can be seen.
+    looks = _looked(run, task.monitor.name, intervals) if data is None and part == "test" else []
+    run.folder.predictions(name).parent.mkdir(exist_ok=True)
+    rows.save(run.folder.predictions(name))
     found: dict[str, Any] = {
         "run": str(run.path),
         "split": name,
@@ -74,7 +76,7 @@ def evaluate_run(
         "monitor": task.monitor.name,
         "train": run.state.get("train", {}),
         "warnings": [_note(note) for note in task.warnings(rows, run.state.get("train"))],
-        "looks_at_test": _looked(run, task.monitor.name, intervals) if data is None and part == "test" else [],
+        "looks_at_test": looks,
         "skipped": skipped,
         "seconds": seconds,
         "images_per_second": len(rows) / max(seconds, 1e-9),
@@ -104,7 +106,7 @@ def _samples(
             raise DataError(f"The {part} part of {run.path} is empty.")
         return run.data.dataset, indices, part, {}
     dataset = data if isinstance(data, Dataset) else load_data(data, columns=run.recipe.data.columns or None)
-    _check_classes(run, dataset)
+    dataset = _in_known_order(run, dataset)
     bad = verify(dataset)
     if bad and not skip_bad:
         raise DataError(bad_text(dataset, bad))
@@ -112,8 +114,8 @@ def _samples(
     return dataset, indices, f"other-{dataset.name}", {dataset.id(i): reason for i, reason in bad.items()}
 
 
-def _check_classes(run: Run, dataset: Dataset) -> None:
-    """Class names must be those of the model, in any order of folders; positions are never compared."""
+def _in_known_order(run: Run, dataset: Dataset) -> Dataset:
+    """The data with the model's class lists; the names must be those of the model, positions are never compared."""
     known = {h["name"]: tuple(h["class_names"]) for h in run.folder.read("data.json")["heads"]}
     other = {h.name: tuple(h.class_names) for h in dataset.heads}
     for name, names in known.items():
@@ -127,27 +129,32 @@ def _check_classes(run: Run, dataset: Dataset) -> None:
                 f"{dataset.root} has classes that the model does not know: {', '.join(extra)} (the model lacks none of: "
                 f"{', '.join(names)}; not in these data: {', '.join(missing) or 'none'}). Rename or remove them."
             )
-        _renumber(dataset, name, names)
+        dataset = _renumbered(dataset, name, names)
+    return dataset
 
 
-def _renumber(dataset: Dataset, head: str, names: tuple[str, ...]) -> None:
-    """Give labels the positions that the model's class list has."""
+def _renumbered(dataset: Dataset, head: str, names: tuple[str, ...]) -> Dataset:
+    """The same data whose labels have the positions of the model's class list; what was given stays as it is."""
     old = next(h for h in dataset.heads if h.name == head)
     place = np.array([names.index(name) for name in old.class_names], np.int64)
+    view = dataset.select(np.arange(len(dataset)))
+    view.heads = tuple(replace(h, class_names=names) if h is old else h for h in dataset.heads)
     values = dataset.targets[head]
     if old.kind == "single":
-        dataset.targets[head] = np.where(values >= 0, place[np.clip(values, 0, None)], -1)
+        view.targets[head] = np.where(values >= 0, place[np.clip(values, 0, None)], -1)
     else:
         full = np.zeros((len(values), len(names)), np.float32)
         full[:, place] = values
-        dataset.targets[head] = full
+        view.targets[head] = full
+    return view
 
 
 def _looked(run: Run, name: str, intervals: Mapping[str, Interval]) -> list[dict[str, Any]]:
     """Write this look at the test part into the ledger of the data, and give all of them."""
     ledger, test = Ledger(run.recipe.data.path), run.data.split.test_fingerprint
-    ledger.record(test, str(run.path), "evaluate --split test", name, intervals[name].value)
-    return [asdict(look) for look in ledger.looks(test)]
+    ids = run.data.split.ids_of("test")
+    ledger.record(test, str(run.path), "evaluate --split test", name, intervals[name].value, ids)
+    return [asdict(look) for look in ledger.looks(test, ids)]
 
 
 def _baselines(run: Run, part: str, rows: Rows, groups: NDArray[Any] | None) -> dict[str, Any]:

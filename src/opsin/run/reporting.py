@@ -84,7 +84,9 @@ def _looks(run: Run, evaluations: dict[str, Any], notes: list[Note]) -> list[dic
     """Looks from the ledger as it is now; from the last evaluation when the data are out of reach."""
     known: list[dict[str, Any]] = evaluations.get("test", {}).get("looks_at_test", [])
     try:
-        found = [asdict(look) for look in Ledger(run.recipe.data.path).looks(run.data.split.test_fingerprint)]
+        split = run.data.split
+        looks = Ledger(run.recipe.data.path).looks(split.test_fingerprint, split.ids_of("test"))
+        found = [asdict(look) for look in looks]
     except (OpsinError, OSError) as error:
         notes.append(
             Note(

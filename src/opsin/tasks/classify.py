@@ -94,7 +94,8 @@ class ClassifySettings(TaskSettings):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of each label that is spread over all classes in training."""
     balance: Literal["none", "inverse", "effective"] = "none"
-    """Weigh classes by inverse frequency or by effective number (Cui et al. 2019)."""
+    """Weigh classes by inverse frequency or by effective number (Cui et al. 2019); heads with any number of labels per
+    picture are not weighed."""
     operating_point: str = "f1"
     """How thresholds are chosen on the validation part: f1, recall=0.95, specificity=0.9 or fpr=0.05."""
     decide: Literal["best", "operating-point"] = "best"
@@ -143,8 +144,15 @@ class Classify(Task[ClassifySettings]):
         if settings.decide == "operating-point" and not any(len(h.class_names) == 2 for h in settings.heads):
             raise ConfigError("task.decide = 'operating-point' needs a head with exactly two classes.")
         if settings.balance != "none":
+            if all(head.kind == "multi" for head in settings.heads):
+                raise ConfigError(
+                    f"task.balance = '{settings.balance}' weighs exclusive classes, and these data have none (any number "
+                    "of labels per picture). Leave it out."
+                )
             heads = tuple(
-                head.model_copy(
+                head
+                if head.kind == "multi"
+                else head.model_copy(
                     update={
                         "class_weights": class_weights(
                             data, indices, head.name, len(head.class_names), settings.balance
@@ -152,8 +160,7 @@ class Classify(Task[ClassifySettings]):
                     }
                 )
                 for head in settings.heads
-                if head.kind == "single"
-            ) + tuple(head for head in settings.heads if head.kind == "multi")
+            )
             settings = settings.model_copy(update={"heads": heads})
         return settings
 

@@ -3,7 +3,7 @@
 The class of a picture is the topmost folder below the part (train, val/valid/validation/dev, test), as in torchvision
 and Keras; `--columns label=path` takes the whole folder path instead ("Greek/character01"). Classes are in natural
 order ("2" before "10", letters without case), and the order is saved with the data. A folder that wraps everything is
-looked through. Class folders must be the same in all parts.
+looked through. Class folders that are not the same in all parts are a problem that is shown.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def read(place: Place, options: ReadOptions) -> Dataset:
     """Read class folders.
 
     Raises:
-        DataError: if there is no class folder, or parts differ in their class folders; the difference is shown.
+        DataError: if there is no class folder.
         ConfigError: if `columns` asks for anything but label=top or label=path.
     """
     whole = _label_is_path(options)
@@ -76,7 +76,6 @@ def read(place: Place, options: ReadOptions) -> Dataset:
     given = np.array(parts, np.int8)
     place_of = {word: k for k, word in enumerate(class_names)}
     labels = np.fromiter((place_of[word] for word in words), np.int64, len(words))
-    _same_classes(place, labels, given, class_names)
     return Dataset(
         place.root.name,
         ids,
@@ -85,7 +84,7 @@ def read(place: Place, options: ReadOptions) -> Dataset:
         heads=(HeadSpec("label", "single", class_names),),
         targets={"label": labels},
         given_split=given,
-        problems=_problems(place, tree, unused, whole),
+        problems=[*_class_problems(place, labels, given, class_names), *_problems(place, tree, unused, whole)],
     )
 
 
@@ -96,25 +95,27 @@ def _label_is_path(options: ReadOptions) -> bool:
     return options.columns.get("label") == "path"
 
 
-def _same_classes(place: Place, labels: np.ndarray, given: np.ndarray, class_names: tuple[str, ...]) -> None:
+def _class_problems(place: Place, labels: np.ndarray, given: np.ndarray, class_names: tuple[str, ...]) -> list[Problem]:
     present = {
         code: {class_names[k] for k in np.unique(labels[given == code])}
         for code in np.unique(given).tolist()
         if code >= 0
     }
     if len(present) < 2 or len({frozenset(names) for names in present.values()}) == 1:
-        return
+        return []
     every = set(class_names)
     lines = [
         f"{PARTS[code]} lacks {', '.join(map(repr, sorted(every - names, key=natural_key)[:10]))}"
         for code, names in present.items()
         if every - names
     ]
-    raise DataError(
-        f"{place.title}: the class folders differ between the parts: {'; '.join(lines)}. Expected the same classes "
-        "everywhere. "
-        f"Rename or move folders (a spelling?), or remove the class from all parts."
-    )
+    return [
+        Problem(
+            place.title,
+            f"the class folders differ between the parts: {'; '.join(lines)}. Rename or move folders (a spelling?), or "
+            "remove the class from all parts.",
+        )
+    ]
 
 
 def _problems(place: Place, tree: Tree, unused: list[str], whole: bool) -> list[Problem]:

@@ -66,7 +66,9 @@ def build(scan: Scan) -> Iterator[Finding]:
                 "warning",
                 f"{words}'{most}' has {ratio:.0f} times the samples of '{least}' "
                 f"({present.max():,} and {present.min():,}). Accuracy then says little about the small classes.",
-                fix="Judge by balanced_accuracy or f1, and train with class weights (task.class_weights=effective).",
+                fix="Judge by balanced_accuracy or f1, and train with class weights (task.balance=effective)."
+                if kinds[name] == "single"
+                else "Judge by average_precision, and look at every class by itself.",
                 data={"head": name, "ratio": ratio, "effective_number": effective_number(present)},
             )
 
@@ -89,7 +91,7 @@ def _parts(scan: Scan, name: str, words: str, classes: tuple[str, ...], table: N
                 "error" if part == 0 else "warning",
                 f"{words}{of_all(len(missing), len(classes), 'class', 'has', 'have')} no sample in {title} "
                 f"and {effect}: {names_text(missing, 5)}.",
-                fix="Split with split.by=stratified, collect samples, or take larger fractions (data.split.fractions).",
+                fix="Split with data.split.by=stratified, collect samples, or take larger fractions (data.split.fractions).",
                 data={"head": name, "part": title, "classes": missing},
             )  # fmt: skip
 
