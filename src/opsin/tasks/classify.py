@@ -207,7 +207,11 @@ class Classify(Task[ClassifySettings]):
         return transforms.partners(keys) if self.settings.augment.mixes else None
 
     def augment(self, batch: Batch) -> Batch:
-        """Everything random but the crop of photos; mixed pictures get mixed (soft) targets."""
+        """Everything random but the crop of photos; mixed pictures get mixed (soft) targets.
+
+        A label that one of the two pictures lacks is missing in the mixture (`multi`), or counts by the other's share
+        (`single`).
+        """
         settings = self.settings.augment
         images = transforms.augment(batch.inputs, batch.keys, settings, self.settings.pixel_range)
         if batch.partners is None:
@@ -218,7 +222,7 @@ class Classify(Task[ClassifySettings]):
         for head in self.settings.heads:
             soft = self._soft(head, batch.targets[head.name]).to(share.dtype)
             own, other = soft[: len(batch)], soft[partners]
-            targets[head.name] = share[:, None] * own + (1 - share[:, None]) * other
+            targets[head.name] = _portion(share, own) + _portion(1 - share, other)
         return replace(batch, inputs=images, targets=targets, keys=batch.keys[: len(batch)], partners=None)
 
     def _soft(self, head: HeadSettings, target: Tensor) -> Tensor:
@@ -384,6 +388,11 @@ class Classify(Task[ClassifySettings]):
 
 def _headline(kind: str) -> str:
     return "accuracy" if kind == "single" else "average_precision"
+
+
+def _portion(share: Tensor, labels: Tensor) -> Tensor:
+    """Shares (B,) of labels (B, K); a missing label (nan) of a picture without a share is no loss."""
+    return torch.where(share[:, None] > 0, share[:, None] * labels, 0.0)
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
