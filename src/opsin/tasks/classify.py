@@ -31,6 +31,7 @@ from opsin.losses.classification import (
     cross_entropy_sum,
 )
 from opsin.metrics import classification_report
+from opsin.metrics.inputs import mean_of_defined
 from opsin.recipe import Settings
 from opsin.results.classification import Classification, Head
 from opsin.results.rows import Rows
@@ -312,7 +313,7 @@ class Classify(Task[ClassifySettings]):
             found |= {f"{prefix}{name}": value for name, value in values.items()}
         if len(self.settings.heads) > 1:
             each = [found[f"{h.name}.{_headline(h.kind)}"] for h in self.settings.heads]
-            found = {"heads_mean": np.mean(np.stack(each), axis=0), **found}
+            found = {"heads_mean": mean_of_defined(np.stack(each, axis=-1)), **found}
         return found
 
     @property
