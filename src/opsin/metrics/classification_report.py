@@ -33,7 +33,7 @@ def _known(scores: Array, target: Array, weights: Array | None, multi: bool) -> 
 def metrics(
     scores: Array, target: Array, weights: Array | None, *, multi: bool, thresholds: Sequence[float] | None
 ) -> dict[str, Array]:
-    """All metrics of one head; rows without a label (-1, nan) do not count.
+    """All metrics of one head; rows without a label (-1, nan) do not count. Without any label all of them are nan.
 
     Args:
         scores: (n, K).
@@ -42,8 +42,6 @@ def metrics(
         thresholds: (K,) operating points; for two classes the second counts, and adds `*_at_point`.
     """
     scores, target, weights = _known(scores, target, weights, multi)
-    if len(scores) == 0:
-        return {}
     if multi:
         return dict(multilabel_metrics(scores, target, weights, 0.5 if thresholds is None else np.asarray(thresholds)))
     found = dict(classification_metrics(scores, target, weights))

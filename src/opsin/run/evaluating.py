@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -20,7 +21,7 @@ from opsin.data.loader import EvalLoader
 from opsin.engine.evaluate import evaluate
 from opsin.engine.precision import choose_device
 from opsin.errors import ConfigError, DataError
-from opsin.metrics.intervals import Interval
+from opsin.metrics.intervals import Interval, finite
 from opsin.results.rows import Rows
 from opsin.results.section import Note
 from opsin.run.data import bad_text, verify
@@ -92,7 +93,8 @@ def evaluate_run(
 
 def gap(train: Mapping[str, float], intervals: Mapping[str, Any]) -> dict[str, float]:
     """Training minus held-out value of every metric that has both."""
-    return {name: train[name] - one.value for name, one in intervals.items() if name in train}
+    both = {name: train[name] - one.value for name, one in intervals.items() if name in train}
+    return {name: value for name, value in both.items() if math.isfinite(value)}
 
 
 def _samples(
@@ -146,7 +148,7 @@ def _renumber(dataset: Dataset, head: str, names: tuple[str, ...]) -> None:
 def _looked(run: Run, name: str, intervals: Mapping[str, Interval]) -> list[dict[str, Any]]:
     """Write this look at the test part into the ledger of the data, and give all of them."""
     ledger, test = Ledger(run.recipe.data.path), run.data.split.test_fingerprint
-    ledger.record(test, str(run.path), "evaluate --split test", name, intervals[name].value)
+    ledger.record(test, str(run.path), "evaluate --split test", name, finite(intervals[name].value))
     return [asdict(look) for look in ledger.looks(test)]
 
 
