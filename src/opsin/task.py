@@ -272,6 +272,11 @@ class Task(abc.ABC, Generic[S]):
         del rows
         return self.settings
 
+    def correct(self, rows: Rows) -> NDArray[np.float64] | None:
+        """Whether each row is answered right, (N,) of 0 and 1, nan without a label; None if answers have degrees."""
+        del rows
+        return None
+
     def sections(self, rows: Rows) -> list[Section]:
         """Tables, matrices, curves and galleries for the report."""
         del rows

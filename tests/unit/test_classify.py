@@ -8,9 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from opsin.analyze.measure import measure
 from opsin.data.transforms import AugmentSettings
+from opsin.results.rows import Rows
+from opsin.results.section import Table
 from opsin.seeding import keys
-from opsin.task import Batch
+from opsin.task import Batch, Geometry
 from opsin.tasks.classify import Classify, ClassifySettings, HeadSettings
 
 
@@ -42,3 +45,24 @@ def test_a_missing_class_counts_by_the_share_of_the_other_picture() -> None:
     label = HeadSettings(name="label", class_names=("a", "b", "c"))
     shares = mixed(target, label, mixup=1.0).sum(1)
     assert ((shares > 0) & (shares < 1)).tolist() == [True, True, False, False]
+
+
+def test_what_is_counted_is_what_is_said_at_the_operating_point() -> None:
+    head = HeadSettings(name="label", class_names=("no", "yes"), thresholds=(0.8, 0.2))
+    target = [0, 0, 1, 1, -1]
+    logits = {"logits": np.log([[0.9, 0.1], [0.7, 0.3], [0.7, 0.3], [0.9, 0.1], [0.5, 0.5]])}
+    shares = {}
+    for decide in ("best", "operating-point"):
+        task = make(head, decide=decide)
+        said = task.predict_step(logits, list("abcde"), [Geometry((8, 8), (8, 8))] * 5)
+        rows = Rows.collect([task.score(one, {"label": wanted}) for one, wanted in zip(said, target)])
+        right = [float(one.heads[0].index == wanted) for one, wanted in zip(said, target)][:4]
+        np.testing.assert_array_equal(task.correct(rows), [*right, np.nan])  # type: ignore[arg-type]
+        shares[decide] = measure(task, rows)["accuracy"].value
+        recalls = next(one for one in task.sections(rows) if isinstance(one, Table)).rows
+        summary = task.summarize(rows)
+        assert shares[decide] == summary["accuracy"] == np.mean(right)
+        assert (summary["specificity"], summary["sensitivity"]) == (recalls[0][3], recalls[1][3])
+        never = [note.text for note in task.warnings(rows) if note.code == "undefined_ratio"]
+        assert bool(never) == (decide == "best")
+    assert summary["sensitivity"] == summary["sensitivity_at_point"] == 0.5

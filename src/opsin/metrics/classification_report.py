@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from opsin.errors import ConfigError, DataError
 from opsin.metrics import thresholds as sweep
-from opsin.metrics.classification import binary_counts, confusion_matrix, per_class
+from opsin.metrics.classification import binary_counts, class_counts, confusion_matrix
 from opsin.metrics.multilabel import label_counts
 from opsin.metrics.summary import classification_metrics, multilabel_metrics
 from opsin.metrics.warnings import MetricsContext, all_warnings
@@ -31,7 +31,13 @@ def _known(scores: Array, target: Array, weights: Array | None, multi: bool) -> 
 
 
 def metrics(
-    scores: Array, target: Array, weights: Array | None, *, multi: bool, thresholds: Sequence[float] | None
+    scores: Array,
+    target: Array,
+    weights: Array | None,
+    *,
+    multi: bool,
+    thresholds: Sequence[float] | None,
+    said: Array | None = None,
 ) -> dict[str, Array]:
     """All metrics of one head; rows without a label (-1, nan) do not count. Without any label all of them are nan.
 
@@ -40,11 +46,14 @@ def metrics(
         target: (n,) class or -1, or (n, K) of 0, 1 and nan.
         weights: None, (n,) or (R, n).
         thresholds: (K,) operating points; for two classes the second counts, and adds `*_at_point`.
+        said: (n,) class that is said of each row, by default the one with the best score.
     """
+    if said is not None and not multi:
+        said = said[target >= 0]
     scores, target, weights = _known(scores, target, weights, multi)
     if multi:
         return dict(multilabel_metrics(scores, target, weights, 0.5 if thresholds is None else np.asarray(thresholds)))
-    found = dict(classification_metrics(scores, target, weights))
+    found = dict(classification_metrics(scores, target, weights, decided=said))
     if scores.shape[1] == 2 and thresholds is not None:
         counts = binary_counts(scores[:, 1], target, thresholds[1], weights)
         found |= {
@@ -111,18 +120,19 @@ def sections(
     *,
     multi: bool,
     thresholds: Sequence[float] | None,
+    said: Array | None = None,
 ) -> list[Section]:
-    """Per-class table, confusions, worst errors, calibration and, for two classes or labels, ROC."""
+    """Per-class table, confusions, worst errors, calibration and, for two classes or labels, ROC; args as `metrics`."""
     title = f" ({head})" if head else ""
     if multi:
         return _multi_sections(title, class_names, scores, target, thresholds)
     known = target >= 0
+    said = (scores.argmax(1) if said is None else said)[known]
     ids, scores, target = ids[known], scores[known], target[known]
     if len(ids) == 0:
         return []
-    said = scores.argmax(1)
-    matrix = np.asarray(confusion_matrix(scores.argmax(1), target, scores.shape[1]))
-    found: list[Section] = [_per_class_table(title, class_names, scores, target)]
+    matrix = np.asarray(confusion_matrix(said, target, scores.shape[1]))
+    found: list[Section] = [_per_class_table(title, class_names, said, target)]
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     if len(class_names) <= 50:
         names = tuple(class_names)
@@ -139,7 +149,7 @@ def sections(
         )
     found += _confused(title, class_names, matrix, ids, scores, target, said)
     found.append(_worst(title, class_names, ids, scores, target, said))
-    found.append(_reliability(title, scores, target, said))
+    found.append(_reliability(title, scores, target))
     if len(class_names) == 2:
         curve = sweep.roc_curve(scores[:, 1], target)
         found.append(
@@ -154,16 +164,16 @@ def sections(
     return found
 
 
-def _per_class_table(title: str, class_names: Sequence[str], scores: Array, target: Array) -> Table:
-    each = per_class(scores, target)
+def _per_class_table(title: str, class_names: Sequence[str], said: Array, target: Array) -> Table:
+    each = class_counts(said, target, len(class_names))
     rows = tuple(
         (name, int(n), _number(p), _number(r), _number(f))
         for name, n, p, r, f in zip(
             class_names,
             np.asarray(each.support),
-            np.asarray(each.precision),
-            np.asarray(each.recall),
-            np.asarray(each.f1),
+            np.asarray(each.precision_per_class()),
+            np.asarray(each.recall_per_class()),
+            np.asarray(each.f1_per_class()),
         )
     )
     return Table(
@@ -214,8 +224,8 @@ def _worst(title: str, names: Sequence[str], ids: Array, scores: Array, target: 
     return Gallery(f"{'All' if every else 'Worst'} errors{title}", pictures, note)
 
 
-def _reliability(title: str, scores: Array, target: Array, said: Array) -> Curve:
-    sure, right = scores.max(1), (said == target).astype(np.float64)
+def _reliability(title: str, scores: Array, target: Array) -> Curve:
+    sure, right = scores.max(1), (scores.argmax(1) == target).astype(np.float64)
     groups = [g for g in np.array_split(np.argsort(sure, kind="stable"), BINS) if len(g)]
     x, y = np.array([sure[g].mean() for g in groups]), np.array([right[g].mean() for g in groups])
     return Curve(
@@ -259,8 +269,9 @@ def warnings(
     *,
     multi: bool,
     train_metrics: Mapping[str, float],
+    said: Array | None = None,
 ) -> list[Note]:
-    """What could mislead in the metrics of one head, as notes."""
+    """What could mislead in the metrics of one head, as notes; args as `metrics`."""
     if multi:
         empty = [name for name, n in zip(class_names, np.nansum(target, axis=0)) if n == 0]
         text = (
@@ -270,9 +281,10 @@ def warnings(
     known = target >= 0
     if not known.any():
         return [Note("tiny_test_set", f"No picture of the part has a label for '{head}': there is nothing to measure.")]
+    said = scores.argmax(1) if said is None else said
     context = MetricsContext(
         class_names,
-        np.asarray(confusion_matrix(scores[known].argmax(1), target[known], scores.shape[1])),
+        np.asarray(confusion_matrix(said[known], target[known], scores.shape[1])),
         train_metrics=train_metrics,
     )
     prefix = f"{head}: " if head else ""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from opsin.analyze.baselines import baselines
+from opsin.analyze.baselines import baselines, judge
 from opsin.analyze.measure import as_json, measure, paired_difference
 from opsin.data.dataset import PARTS, Dataset
 from opsin.data.formats import load_data
@@ -155,11 +155,11 @@ def _looked(run: Run, name: str, intervals: Mapping[str, Interval]) -> list[dict
 def _baselines(run: Run, part: str, rows: Rows, groups: NDArray[Any] | None) -> dict[str, Any]:
     """Metrics of simple methods on the same split, and by how much the model is better (paired)."""
     task, name = run.bundle.task, run.bundle.task.monitor.name
-    found = {}
+    found, plain = {}, judge(task)
     for method, other in baselines(task, run.data.dataset, run.data.indices("train"), run.data.indices(part)).items():
-        difference = paired_difference(task, *rows.join(other), name, groups=groups)
+        difference = paired_difference(task, *rows.join(other), name, groups=groups, other=plain)
         found[method] = {
-            "metrics": as_json(measure(task, other, groups=groups, replicates=200)),
+            "metrics": as_json(measure(plain, other, groups=groups, replicates=200)),
             "difference": difference.to_dict(),
         }
     return found

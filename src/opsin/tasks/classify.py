@@ -33,7 +33,7 @@ from opsin.losses.classification import (
 from opsin.metrics import classification_report
 from opsin.metrics.inputs import mean_of_defined
 from opsin.recipe import Settings
-from opsin.results.classification import Classification, Head
+from opsin.results.classification import Classification, Head, decided
 from opsin.results.rows import Rows
 from opsin.results.section import Note, Section
 from opsin.seeding import Keys
@@ -296,6 +296,17 @@ class Classify(Task[ClassifySettings]):
             row[f"{prefix}scores"] = head.scores
         return row
 
+    def correct(self, rows: Rows) -> NDArray[np.float64] | None:
+        head = self.settings.heads[0]
+        if len(self.settings.heads) > 1 or head.kind == "multi":
+            return None
+        right = self._said(head, rows) == rows["target"]
+        return np.where(rows["target"] >= 0, right, np.nan)
+
+    def _said(self, head: HeadSettings, rows: Rows) -> NDArray[np.int64] | None:
+        """Class that `predict_step` says of each row, (N,); None for labels."""
+        return None if head.kind == "multi" else decided(rows[f"{self._prefix(head.name)}scores"], self._limits(head))
+
     def _prefix(self, name: str) -> str:
         return "" if len(self.settings.heads) == 1 else f"{name}."
 
@@ -309,6 +320,7 @@ class Classify(Task[ClassifySettings]):
                 weights,
                 multi=head.kind == "multi",
                 thresholds=head.thresholds,
+                said=self._said(head, rows),
             )
             found |= {f"{prefix}{name}": value for name, value in values.items()}
         if len(self.settings.heads) > 1:
@@ -351,7 +363,7 @@ class Classify(Task[ClassifySettings]):
             prefix = self._prefix(head.name)
             found += classification_report.sections(
                 head.name if prefix else "", head.class_names, rows.ids, rows[f"{prefix}scores"], rows[f"{prefix}target"],
-                multi=head.kind == "multi", thresholds=head.thresholds,
+                multi=head.kind == "multi", thresholds=head.thresholds, said=self._said(head, rows),
             )  # fmt: skip
         return found
 
@@ -361,7 +373,7 @@ class Classify(Task[ClassifySettings]):
             prefix = self._prefix(head.name)
             found += classification_report.warnings(
                 head.name if prefix else "", head.class_names, rows[f"{prefix}scores"], rows[f"{prefix}target"],
-                multi=head.kind == "multi", train_metrics=train_metrics or {},
+                multi=head.kind == "multi", train_metrics=train_metrics or {}, said=self._said(head, rows),
             )  # fmt: skip
         return found
 
