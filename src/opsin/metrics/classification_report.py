@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from opsin.errors import ConfigError, DataError
 from opsin.metrics import thresholds as sweep
 from opsin.metrics.classification import binary_counts, class_counts, confusion_matrix
+from opsin.metrics.intervals import Interval
 from opsin.metrics.multilabel import label_counts
 from opsin.metrics.summary import classification_metrics, multilabel_metrics
-from opsin.metrics.warnings import MetricsContext, all_warnings
+from opsin.metrics.warnings import MetricsContext, MetricWarning, all_warnings, not_held_out, train_better_than_test
 from opsin.results.section import Curve, Gallery, Matrix, Note, Picture, Section, Table
 
 Array = NDArray[Any]
@@ -268,24 +269,43 @@ def warnings(
     target: Array,
     *,
     multi: bool,
+    found: Mapping[str, Interval],
     train_metrics: Mapping[str, float],
+    split: str,
     said: Array | None = None,
 ) -> list[Note]:
-    """What could mislead in the metrics of one head, as notes; args as `metrics`."""
+    """What could mislead in the metrics of one head, as notes; other args as `metrics`.
+
+    Args:
+        found: metrics of these rows; without them intervals are made from counts.
+        train_metrics: values on the training part that `found` is compared with.
+        split: the part that the rows are from.
+    """
+    prefix = f"{head}: " if head else ""
+    size = len(class_names)
     if multi:
         empty = [name for name, n in zip(class_names, np.nansum(target, axis=0)) if n == 0]
         text = (
             f"{', '.join(empty[:5])}: no picture of the part has it, so nothing is known of how well it is recognized."
         )
-        return [Note("absent_class", text)] if empty else []
+        notes = [Note("absent_class", text)] if empty else []
+        context = MetricsContext(class_names, np.zeros((size, size)), found, train_metrics, split)
+        checks = [*not_held_out(context), *train_better_than_test(context)]
+        return [*notes, *(_note(one, prefix) for one in checks)]
     known = target >= 0
     if not known.any():
         return [Note("tiny_test_set", f"No picture of the part has a label for '{head}': there is nothing to measure.")]
     said = scores.argmax(1) if said is None else said
     context = MetricsContext(
         class_names,
-        np.asarray(confusion_matrix(said[known], target[known], scores.shape[1])),
-        train_metrics=train_metrics,
+        np.asarray(confusion_matrix(said[known], target[known], size)),
+        found,
+        train_metrics,
+        split,
     )
-    prefix = f"{head}: " if head else ""
-    return [Note(one.code, prefix + one.message) for one in all_warnings(context)]
+    return [_note(one, prefix) for one in all_warnings(context)]
+
+
+def _note(one: MetricWarning, prefix: str) -> Note:
+    """The warning with the head's name, unless it is about the part and so the same for all heads."""
+    return Note(one.code, one.message if one.code == "not_held_out" else prefix + one.message)

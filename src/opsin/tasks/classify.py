@@ -367,14 +367,25 @@ class Classify(Task[ClassifySettings]):
             )  # fmt: skip
         return found
 
-    def warnings(self, rows: Rows, train_metrics: Mapping[str, float] | None = None) -> list[Note]:
+    def warnings(
+        self,
+        rows: Rows,
+        train_metrics: Mapping[str, float] | None = None,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        split: str = "test",
+    ) -> list[Note]:
         found: list[Note] = []
         for head in self.settings.heads:
-            prefix = self._prefix(head.name)
-            found += classification_report.warnings(
+            prefix, headline = self._prefix(head.name), _headline(head.kind)
+            own = {name: one for name, one in (metrics or {}).items() if name.startswith(prefix)}
+            train = (train_metrics or {}).get(prefix + headline)
+            notes = classification_report.warnings(
                 head.name if prefix else "", head.class_names, rows[f"{prefix}scores"], rows[f"{prefix}target"],
-                multi=head.kind == "multi", train_metrics=train_metrics or {}, said=self._said(head, rows),
+                multi=head.kind == "multi", found={name.removeprefix(prefix): one for name, one in own.items()},
+                train_metrics={} if train is None else {headline: train}, split=split, said=self._said(head, rows),
             )  # fmt: skip
+            found += [note for note in notes if note not in found]
         return found
 
     def check_batch(self, model: nn.Module, batch: Batch) -> Iterator[Note]:
