@@ -27,7 +27,13 @@ def mixed(target: Tensor, head: HeadSettings, **augment: float) -> Tensor:
     n = len(target)
     images = torch.zeros(n, 1, 8, 8, dtype=torch.uint8)
     batch = Batch(
-        images, {head.name: target}, [], [], [str(i) for i in range(n)], keys(0, 0, np.arange(n)), (np.arange(n) + 1) % n
+        images,
+        {head.name: target},
+        [],
+        [],
+        [str(i) for i in range(n)],
+        keys(0, 0, np.arange(n)),
+        (np.arange(n) + 1) % n,
     )
     return make(head, augment=AugmentSettings(**augment)).augment(batch).targets[head.name]  # type: ignore[arg-type]
 

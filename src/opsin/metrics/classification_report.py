@@ -70,7 +70,7 @@ def operating_points(scores: Array, target: Array, rule: str, *, multi: bool) ->
     """Thresholds by a rule, one per class; None when a head has more than two exclusive classes.
 
     Args:
-        rule: `f1`, `recall=0.95` (or `sensitivity=`), `specificity=0.9`, `fpr=0.05`.
+        rule: `f1`, `recall=0.95` (or `sensitivity=`), `specificity=0.9`, `fpr=0.05`, `cost=1:5` (a false alarm to a miss).
 
     Raises:
         ConfigError: for another rule.
@@ -94,15 +94,22 @@ def _point(scores: Array, target: Array, rule: str) -> float:
     }
     known = ~np.isnan(target.astype(np.float64))
     scores, target = scores[known], target[known].astype(np.int64)
-    if name not in rules and name != "f1":
-        raise ConfigError(f"task.operating_point = '{rule}': use f1, recall=0.95, specificity=0.9 or fpr=0.05.")
+    if name not in rules and name not in ("f1", "cost"):
+        raise ConfigError(
+            f"task.operating_point = '{rule}': use f1, recall=0.95, specificity=0.9, fpr=0.05 or cost=1:5."
+        )
     if not (0 < target.sum() < len(target)):
         return 0.5  # nothing to choose from: all known rows are of one kind
     table = sweep.threshold_table(scores, target)
     try:
-        point = sweep.point_by_f1(table) if name == "f1" else rules[name](table, float(text))
+        if name == "cost":
+            alarm, miss = map(float, text.split(":"))
+            point = sweep.point_by_cost(table, fp=alarm, fn=miss)
+        else:
+            point = sweep.point_by_f1(table) if name == "f1" else rules[name](table, float(text))
     except ValueError as error:
-        raise ConfigError(f"task.operating_point = '{rule}': '{text}' is not a number.") from error
+        wanted = "two numbers such as 1:5" if name == "cost" else "a number"
+        raise ConfigError(f"task.operating_point = '{rule}': '{text}' is not {wanted}.") from error
     except DataError:
         return 0.5
     below = scores[scores < point.threshold]
@@ -123,7 +130,7 @@ def sections(
     thresholds: Sequence[float] | None,
     said: Array | None = None,
 ) -> list[Section]:
-    """Per-class table, confusions, worst errors, calibration and, for two classes or labels, ROC; args as `metrics`."""
+    """Per-class table, confusions, worst errors, calibration and, for two classes, ROC and precision against recall; args as `metrics`."""
     title = f" ({head})" if head else ""
     if multi:
         return _multi_sections(title, class_names, scores, target, thresholds)
@@ -151,7 +158,7 @@ def sections(
     found += _confused(title, class_names, matrix, ids, scores, target, said)
     found.append(_worst(title, class_names, ids, scores, target, said))
     found.append(_reliability(title, scores, target))
-    if len(class_names) == 2:
+    if len(class_names) == 2 and len(np.unique(target)) == 2:
         curve = sweep.roc_curve(scores[:, 1], target)
         found.append(
             Curve(
@@ -162,6 +169,9 @@ def sections(
                 True,
             )
         )
+        precision = sweep.pr_curve(scores[:, 1], target)
+        lines = {"model": (precision.recall, precision.precision)}
+        found.append(Curve(f"Precision and recall{title}: '{class_names[1]}'", "recall", "precision", lines))
     return found
 
 

@@ -75,8 +75,7 @@ def evaluate_run(
         "monitor": task.monitor.name,
         "train": run.state.get("train", {}),
         "warnings": [
-            _note(note)
-            for note in task.warnings(rows, run.state.get("train"), metrics=intervals, split=name)
+            _note(note) for note in task.warnings(rows, run.state.get("train"), metrics=intervals, split=name)
         ],
         "looks_at_test": _looked(run, task.monitor.name, intervals) if data is None and part == "test" else [],
         "skipped": skipped,

@@ -97,7 +97,7 @@ class ClassifySettings(TaskSettings):
     balance: Literal["none", "inverse", "effective"] = "none"
     """Weigh classes by inverse frequency or by effective number (Cui et al. 2019)."""
     operating_point: str = "f1"
-    """How thresholds are chosen on the validation part: f1, recall=0.95, specificity=0.9 or fpr=0.05."""
+    """How thresholds are chosen on the validation part: f1, recall=0.95, specificity=0.9, fpr=0.05 or cost=1:5."""
     decide: Literal["best", "operating-point"] = "best"
     """What two-class predictions say: the class with the better score, or the one at the operating point."""
 
