@@ -272,14 +272,33 @@ class Task(abc.ABC, Generic[S]):
         del rows
         return self.settings
 
+    def correct(self, rows: Rows) -> NDArray[np.float64] | None:
+        """Whether each row is answered right, (N,) of 0 and 1, nan without a label; None if answers have degrees."""
+        del rows
+        return None
+
     def sections(self, rows: Rows) -> list[Section]:
         """Tables, matrices, curves and galleries for the report."""
         del rows
         return []
 
-    def warnings(self, rows: Rows, train_metrics: Mapping[str, float] | None = None) -> list[Note]:
-        """What a reader must be told before believing the metrics."""
-        del rows, train_metrics
+    def warnings(
+        self,
+        rows: Rows,
+        train_metrics: Mapping[str, float] | None = None,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        split: str = "test",
+    ) -> list[Note]:
+        """What a reader must be told before believing the metrics.
+
+        Args:
+            rows: of one part of the data.
+            train_metrics: values on the training part.
+            metrics: name to interval (`opsin.metrics.intervals.Interval`) of the rows.
+            split: the part that the rows are from.
+        """
+        del rows, train_metrics, metrics, split
         return []
 
     def check_batch(self, model: nn.Module, batch: Batch) -> Iterator[Note]:

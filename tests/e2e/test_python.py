@@ -192,6 +192,49 @@ def test_several_heads_with_missing_labels_and_labels_of_one_column(tmp_path: Pa
     assert found["metrics"]["heads_mean"]["value"] > 0.5
 
 
+def test_a_head_without_labels_outside_training_is_undefined_and_stops_nothing(tmp_path: Path) -> None:
+    data, lines = load_digits(), ["file,digit,parity,part"]
+    for i in range(120):
+        Image.fromarray(np.uint8(data.images[i] * 15.9)).save(tmp_path / f"{i:03d}.png")
+        part = "train" if i < 70 else "val" if i < 95 else "test"
+        number = int(data.target[i])
+        parity = ("even", "odd")[number % 2] if part == "train" else ""
+        lines.append(f"{i:03d}.png,{number},{parity},{part}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    columns = {"image": "file", "digit": "digit", "parity": "parity", "split": "part"}
+    given = {"path": "labels.csv", "columns": columns}
+    run = opsin.train("classify", data=given, model="linear", epochs=1, quiet=True, listeners=())
+    validation = run.state["validation"]
+    assert validation["parity.accuracy"]["value"] is None
+    assert validation["heads_mean"]["value"] == validation["digit.accuracy"]["value"]
+    from opsin.run.evaluating import evaluate_run
+
+    found = evaluate_run(run)
+    assert found["metrics"]["parity.average_precision"]["value"] is None
+    assert "parity.accuracy" not in found["gap"]
+    assert "digit.accuracy" in found["gap"]
+
+
+def test_warnings_know_the_part_and_the_training_part(digits) -> None:  # type: ignore[no-untyped-def]
+    from opsin.data import from_arrays
+    from opsin.run.evaluating import evaluate_run
+
+    drawn = np.random.default_rng(0).integers(0, 3, 120)  # labels by chance, which can only be learned by heart
+    pictures = np.uint8(load_digits().images[:120] * 15.9)
+    data = from_arrays(pictures, drawn, class_names=["a", "b", "c"], name="chance")
+    given = {"augment_preset": "plain"}
+    run = opsin.train(
+        "classify", data=data, model="mlp", task=given, epochs=40, batch_size=16, quiet=True, listeners=()
+    )
+    texts = {}
+    for part in ("test", "val"):
+        texts[part] = {note["code"]: note["text"] for note in evaluate_run(run, part, with_baselines=False)["warnings"]}
+    assert texts["test"]["train_better_than_test"].startswith("accuracy is")
+    assert "not_held_out" not in texts["test"]
+    assert "of the val part" in texts["val"]["not_held_out"]
+    assert texts["val"]["tiny_test_set"].startswith("The val part has only")
+
+
 def test_layers_reach_the_data_settings_of_an_object(digits) -> None:  # type: ignore[no-untyped-def]
     layer = Layer("script", {"data": {"split": {"seed": 3}}, "run": {"epochs": 5}})
     run = opsin.train("classify", data=digits, model="linear", layers=[layer], epochs=1, quiet=True, listeners=())

@@ -75,6 +75,16 @@ def test_a_one_hot_row_counts_as_its_integer(rng, weighted):
     torch.testing.assert_close(a.count, b.count)
 
 
+def test_a_row_without_shares_is_ignored(rng):
+    logits = _logits(rng)
+    target = torch.randint(K, (B,), generator=rng)
+    target[:4] = -1
+    shares = F.one_hot(target.clamp_min(0), K).double() * (target >= 0).double()[:, None]
+    a, b = (cross_entropy_sum(logits, t, label_smoothing=0.1) for t in (target, shares))
+    _same(a.sum, b.sum, logits)
+    assert a.count == b.count == B - 4
+
+
 def test_all_ignored_gives_zero_and_no_nan(rng):
     logits = _logits(rng)
     for loss in (cross_entropy_sum, focal_sum):

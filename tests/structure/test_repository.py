@@ -93,6 +93,18 @@ def test_every_dependency_is_pinned_and_explained(requirement: Requirement) -> N
     assert f"| {requirement.name} |" in explained, f"docs/dependencies.md does not explain {requirement.name}"
 
 
+def test_the_package_uses_what_it_requires() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = {"pillow": "PIL", "scikit-learn": "sklearn"}
+    source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    unused = {
+        name
+        for name in (Requirement(text).name for text in project["dependencies"])
+        if not re.search(rf"(^\s*(import|from) |import_module\(\"){named.get(name, name)}\b", source, re.MULTILINE)
+    }
+    assert unused == {"torchvision"}  # its networks are named by a person
+
+
 def test_constraints_leave_the_build_of_torch_open() -> None:
     # Pins of CUDA packages would forbid builds for CPUs and for other CUDA versions.
     assert [name for name in pinned() if re.match(r"nvidia|cuda|triton", name)] == []

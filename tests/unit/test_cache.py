@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.transforms import v2
 
+from opsin import memory
 from opsin.data import cache as module
-from opsin.data.cache import Cache, available_memory, make_cache, parse_bytes
+from opsin.data.cache import Cache, make_cache, parse_bytes
 from opsin.data.shrink import Shrunk, shrunk
 from opsin.errors import ConfigError
 from opsin.task import Sample
@@ -148,7 +149,7 @@ def test_setting() -> None:
     assert make_cache("none", dataset) is None
     assert make_cache("2MB", dataset).budget_bytes == 2_000_000
     assert make_cache("2MB", dataset, share=0.25).budget_bytes == 500_000
-    assert 0 < make_cache("auto", dataset).budget_bytes < available_memory()
+    assert 0 < make_cache("auto", dataset).budget_bytes < memory.assumed_memory()
     with pytest.raises(ConfigError):
         make_cache("lots", dataset)
     dataset.arrays = np.zeros(1)
@@ -163,8 +164,8 @@ def test_limit_of_a_container_is_respected(monkeypatch: pytest.MonkeyPatch, tmp_
         (tmp_path / "unlimited", tmp_path / "memory.current"),
         (tmp_path / "memory.max", tmp_path / "memory.current"),
     ]
-    monkeypatch.setattr(module, "_container_files", lambda: iter(files))
-    assert available_memory() == 600_000
+    monkeypatch.setattr(memory, "_container_files", lambda: iter(files))
+    assert memory.available_memory() == memory.assumed_memory() == 600_000
 
 
 def test_cannot_be_sent_to_strangers() -> None:

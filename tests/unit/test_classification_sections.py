@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from opsin.metrics.classification_report import SHOWN, sections
-from opsin.results.section import Gallery
+from opsin.errors import ConfigError
+from opsin.metrics.classification_report import SHOWN, operating_points, sections
+from opsin.results.section import Curve, Gallery
 
 
 @pytest.mark.parametrize(("errors", "titles"), [(0, ["All errors"]), (SHOWN, ["All errors"])])
@@ -22,6 +23,29 @@ def test_many_errors_are_shown_by_pair_and_by_confidence() -> None:
     assert len(worst.pictures) == SHOWN
     sure = [float(one.detail.split("%")[0]) for one in worst.pictures]
     assert sure == sorted(sure, reverse=True)
+
+
+def test_two_classes_have_both_curves_when_both_are_there() -> None:
+    scores = np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]])
+    curves = []
+    for target in ([0, 0, 1, 1], [0, 0, 0, 0]):
+        found = sections(
+            "", ("no", "yes"), np.array(list("abcd")), scores, np.array(target), multi=False, thresholds=None
+        )
+        curves.append({one.x_title: one for one in found if isinstance(one, Curve)})
+    recall, precision = curves[0]["recall"].lines["model"]
+    assert (recall[-1], precision[-1]) == (1.0, 0.5)
+    assert [set(each) for each in curves] == [{"confidence", "1 - specificity", "recall"}, {"confidence"}]
+
+
+def test_an_operating_point_by_cost() -> None:
+    scores = np.stack([1 - (p := np.array([0.1, 0.3, 0.4, 0.5, 0.8])), p], 1)
+    target = np.array([0, 1, 0, 0, 1])
+    for rule, threshold in (("cost=1:5", 0.2), ("cost=5:1", 0.65)):
+        points = operating_points(scores, target, rule, multi=False)
+        assert points == pytest.approx((1 - threshold, threshold))
+    with pytest.raises(ConfigError, match="two numbers such as 1:5"):
+        operating_points(scores, target, "cost=5", multi=False)
 
 
 def shown(errors: int) -> list[Gallery]:

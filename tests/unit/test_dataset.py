@@ -291,11 +291,3 @@ def test_reading_in_other_processes(method: str, kind: str, tmp_path: Path) -> N
 
 def test_ids_fingerprint_is_of_the_set() -> None:
     assert ids_fingerprint(["a", "b"]) == ids_fingerprint(["b", "a"]) != ids_fingerprint(["a", "c"])
-
-
-def test_card(tmp_path: Path) -> None:
-    import json
-
-    card = load_data(folders(tmp_path, {"cat": 3, "dog": 2})).to_card()
-    assert json.loads(json.dumps(card)) == card
-    assert card["heads"][0]["counts"] == {"cat": 3, "dog": 2}

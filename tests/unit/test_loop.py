@@ -15,7 +15,7 @@ from tests.toys import TOYS, ToyLoader, make
 from torch import Tensor, nn
 
 from opsin.engine.checkpoint import Store
-from opsin.engine.events import CheckpointSaved, EpochDone, Evaluated, Event, Finished, Stream
+from opsin.engine.events import CheckpointSaved, EpochDone, Evaluated, Event, Finished, Stream, Warned
 from opsin.engine.listeners import open_listeners
 from opsin.engine.loop import Loop, LoopState, Plan
 from opsin.engine.optimizers import Average
@@ -188,6 +188,14 @@ def test_the_best_is_saved_only_when_better(tmp_path: Path) -> None:
     assert [epoch for _, epoch in run.best] == [0, 1, 4]
     assert [e.best for e in run.of(Evaluated)] == [True, True, False, False, True]
     assert (state.best, state.best_epoch) == ({"count": 0.9}, 4)
+
+
+def test_the_latest_is_kept_while_nothing_can_be_judged(tmp_path: Path) -> None:
+    nan = float("nan")
+    run = Setup(tmp_path, plan=Plan(5, patience=2), scores=[nan, nan, nan, 0.5, nan], store=False)
+    run.run()
+    assert [epoch for _, epoch in run.best] == [0, 1, 2, 3]
+    assert [e.code for e in run.of(Warned)] == ["undefined-monitor"]
 
 
 def test_the_average_is_judged_and_kept_and_training_goes_on_without_it(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from tests.toys import TOYS, Toy, ToyLoader, make
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from opsin import seeding
+from opsin import memory, seeding
 from opsin.engine import capacity
 from opsin.engine import preflight as module
 from opsin.engine.capacity import epochs_for_minutes, find_micro_batch, steps_for_minutes
@@ -410,6 +411,15 @@ def test_free_memory_limits_the_micro_batch_on_a_cpu(monkeypatch: pytest.MonkeyP
     assert 1 <= found < 64
     monkeypatch.setattr(capacity, "available_memory", lambda: None)
     assert find_micro_batch(task, _net(), batch, precision=FP32) is None
+
+
+def test_the_limit_of_a_nested_control_group_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "limit").write_text("30000\n")
+    (tmp_path / "used").write_text("0\n")
+    monkeypatch.setattr(memory, "_container_files", lambda: iter([(tmp_path / "limit", tmp_path / "used")]))
+    found = find_micro_batch(Classify(TaskSettings()), _net(), _batch(64), precision=FP32)
+    assert found is not None
+    assert found < 64
 
 
 def _loop(task: Task[Any], model: nn.Module, seen: list[Event], validate: Any = None) -> Loop:

@@ -45,6 +45,11 @@ def baselines(task: Task[Any], data: Dataset, train: NDArray[np.int64], test: ND
     return found
 
 
+def judge(task: Task[Any]) -> Task[Any]:
+    """The task that judges the rows of simple methods: the model's operating point means nothing for their scores."""
+    return Classify(task.settings.model_copy(update={"decide": "best"})) if isinstance(task, Classify) else task
+
+
 def _pixels(task: Classify, data: Dataset, indices: NDArray[np.int64]) -> NDArray[np.float32]:
     """Flat pixels (n, D) in [0, 1]."""
     size = task.settings.image_size

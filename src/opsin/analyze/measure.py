@@ -33,10 +33,10 @@ def measure(
     found = bootstrap(
         lambda weights: task.summarize(rows, weights), len(rows), groups=groups, replicates=count, seed=generator
     )
-    if "accuracy" in found and "scores" in rows:
-        known = rows["target"] >= 0
-        right = (rows["scores"].argmax(1) == rows["target"])[known]
-        found["accuracy"] = proportion(right, groups=None if groups is None else groups[known])
+    right = task.correct(rows)
+    if right is not None:
+        known = ~np.isnan(right)
+        found["accuracy"] = proportion(right[known], groups=None if groups is None else groups[known])
     return found
 
 

@@ -17,15 +17,14 @@ import re
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
 from multiprocessing import reduction
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from opsin.errors import ConfigError
+from opsin.memory import assumed_memory
 from opsin.task import Sample
 
 _SHARE = 0.4  # of the memory that is available, for `auto`
@@ -166,7 +165,7 @@ def make_cache(setting: str, dataset: Any, share: float = 1.0) -> Cache | None:
     Raises:
         ConfigError: if the setting is none of these.
     """
-    budget = parse_bytes(setting) if setting not in ("auto", "none") else int(available_memory() * _SHARE)
+    budget = parse_bytes(setting) if setting not in ("auto", "none") else int(assumed_memory() * _SHARE)
     if setting == "none" or getattr(dataset, "arrays", None) is not None or not len(dataset):
         return None
     return Cache(len(dataset), int(budget * share))
@@ -186,44 +185,3 @@ def parse_bytes(text: str) -> int:
             f"data.cache={text!r} is not an amount of memory. Expected auto, none, or for example 2GB or 500MB."
         )
     return int(float(match.group(1)) * _UNITS[unit])
-
-
-def available_memory() -> int:
-    """Bytes of memory that this process may still use: what the machine has free, less if its container has a limit."""
-    free = _machine_memory()
-    for limit, used in _container_files():
-        try:
-            most = int(limit.read_text())
-            free = min(free, max(0, most - int(used.read_text())))
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-    return free
-
-
-def _machine_memory() -> int:
-    if sys.platform == "linux":
-        match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-        if match:
-            return int(match.group(1)) * 1024
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return 4 * 10**9
-
-
-def _container_files() -> Iterator[tuple[Path, Path]]:
-    """(limit, usage) files of every control group that this process is in: version 2, then version 1."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, name = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        root = Path("/sys/fs/cgroup") if not controllers else Path("/sys/fs/cgroup/memory")
-        names = (
-            ("memory.max", "memory.current") if not controllers else ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        )
-        inner = Path(name.lstrip("/"))
-        for folder in (inner, *inner.parents):
-            yield root / folder / names[0], root / folder / names[1]

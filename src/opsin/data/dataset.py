@@ -272,31 +272,6 @@ class Dataset:
         pixels = np.ascontiguousarray(self.source.array[self._row(i)])
         return pixels.nbytes, zlib.crc32(pixels.tobytes())
 
-    def to_card(self) -> dict[str, Any]:
-        """Plain values for `data.json`: what it is, what it holds, what was found."""
-        return {
-            "name": self.name,
-            "root": self.root,
-            "format": self.format,
-            "samples": len(self),
-            "fingerprint": self.fingerprint,
-            "image": {"channels": self.spec.channels, "dtype": self.spec.dtype, "range": list(self.spec.range)},
-            "conversions": self.conversions,
-            "heads": [
-                {
-                    "name": h.name,
-                    "kind": h.kind,
-                    "class_names": list(h.class_names),
-                    "counts": self.counts(h.name),
-                    "missing": self.missing(h.name),
-                }
-                for h in self.heads
-            ],
-            "given_split": {part: int((self.given_split == code).sum()) for code, part in enumerate(PARTS)},
-            "problems": [vars(problem) for problem in self.problems[:100]],
-            "problem_count": len(self.problems),
-        }
-
     def counts(self, head: str | None = None) -> dict[str, int]:
         """Samples per class of a head (none for a regression head)."""
         spec = self.head(head)

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from opsin import seeding
-from opsin.data.cache import Cache, available_memory
+from opsin.data.cache import Cache
 from opsin.data.feed import Feed, Order, Source
 from opsin.errors import ConfigError
+from opsin.memory import assumed_memory
 from opsin.task import Batch, Geometry, Task
 
 Indices = NDArray[np.int64]
@@ -198,7 +199,7 @@ class _Batches:
         if not getattr(self.source.task, "static_prepare", False):
             return None
         first = self.source.prepared(int(self.indices[0]), 0).inputs
-        limit = available_memory() // (8 * self.world) if self.table_bytes is None else self.table_bytes
+        limit = assumed_memory() // (8 * self.world) if self.table_bytes is None else self.table_bytes
         if first.numel() * first.element_size() * len(self.indices) > limit:
             return None
         keys = np.zeros(_CHUNK, np.uint64)

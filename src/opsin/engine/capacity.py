@@ -10,7 +10,6 @@ import gc
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +21,7 @@ from opsin.engine.events import Stream
 from opsin.engine.loop import Epochs, Loop, Plan, Validate
 from opsin.engine.precision import Precision
 from opsin.errors import TrainingError
+from opsin.memory import available_memory
 from opsin.task import Batch, Loss, Task
 
 # Memory ---------------------------------------------------------------------------------------------------------------
@@ -137,20 +137,6 @@ def _within_host_memory(task: Task[Any], model: nn.Module, batch: Batch, precisi
     while size > 1 and 1.5 * size / len(probe) * sum(saved.values()) > 0.8 * free:
         size = (size + 1) // 2
     return size
-
-
-def available_memory() -> int | None:
-    """Bytes that this process may still take on a Linux machine, its container's limit included; None elsewhere."""
-    free: list[int] = []
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-        free += [int(limit) - used] if limit != "max" else []
-    except (OSError, ValueError):
-        pass
-    return min(free) if free else None
 
 
 # Time -----------------------------------------------------------------------------------------------------------------

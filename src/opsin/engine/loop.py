@@ -28,6 +28,7 @@ from opsin.engine.events import (
     RunStarted,
     StepDone,
     Stream,
+    Warned,
 )
 from opsin.engine.nonfinite import explain_nonfinite
 from opsin.engine.optimizers import Average
@@ -68,6 +69,7 @@ class LoopState:
     worse_in_a_row: int = 0
     sums: dict[str, list[float]] = field(default_factory=dict)
     stopped: str = ""
+    warned: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Loop:
         stream: who listens.
         validate: gives the metrics of the validation part for a model in eval mode; None does without.
         store: where checkpoints go; None keeps none.
-        save_best: called with the model's state when a validation is the best so far.
+        save_best: called with the model's state when a validation is the best so far, or none could be judged.
         average: running average of weights, validated and kept instead of the weights themselves.
         interrupted: asked between steps whether a person or the machine wants to stop.
     """
@@ -319,7 +321,8 @@ class Loop:
         better = not math.isnan(value) and (
             math.isnan(held) or (value > held if monitor.higher_is_better else value < held)
         )
-        if better or not state.best:
+        undefined = math.isnan(value) and math.isnan(held)
+        if better or undefined:
             state.best, state.best_epoch, state.worse_in_a_row = metrics, state.epoch, 0
             if self.save_best is not None and self.processes.is_main:
                 self.save_best(self.model.state_dict())
@@ -329,6 +332,13 @@ class Loop:
             self.average.swap()
         self.model.train()
         self.stream(Evaluated(state.step, state.epoch, "val", metrics, better, monitor.name))
+        if undefined and not state.warned:
+            state.warned = True
+            text = (
+                f"{monitor.name} cannot be computed on the validation part (nan), so no epoch can be called the best: the "
+                "latest weights are kept. See that the validation part has labels of every kind."
+            )
+            self.stream(Warned("undefined-monitor", text))
         if self.plan.patience is not None and state.worse_in_a_row >= self.plan.patience:
             state.stopped = "early stopping"
 

@@ -29,7 +29,8 @@ def cross_entropy_sum(
 
     Args:
         logits: (B, K).
-        target: (B,) integers, -1 for pictures that are not counted, or (B, K) shares (soft labels, mixup).
+        target: (B,) integers, -1 for pictures that are not counted, or (B, K) shares (soft labels, mixup), which sum
+            to 0 in rows that are not counted.
         label_smoothing: share of the target that is spread evenly over all classes, in [0, 1].
         class_weights: (K,), all 1 when None.
 
@@ -48,7 +49,10 @@ def cross_entropy_sum(
     else:
         _check_same_shape(logits, target)
         shares = target.to(logits.dtype)
-        total = F.cross_entropy(logits, shares, weights, reduction="sum", label_smoothing=label_smoothing)
+        # Smoothed here: torch gives the even part to every row, also to one that is not counted
+        even = shares.sum(1, keepdim=True) / shares.shape[1]
+        shares = (1 - label_smoothing) * shares + label_smoothing * even
+        total = F.cross_entropy(logits, shares, weights, reduction="sum")
     return Part(total, count)
 
 

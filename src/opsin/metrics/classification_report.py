@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from opsin.errors import ConfigError, DataError
 from opsin.metrics import thresholds as sweep
-from opsin.metrics.classification import binary_counts, confusion_matrix, per_class
+from opsin.metrics.classification import binary_counts, class_counts, confusion_matrix
+from opsin.metrics.intervals import Interval
 from opsin.metrics.multilabel import label_counts
 from opsin.metrics.summary import classification_metrics, multilabel_metrics
-from opsin.metrics.warnings import MetricsContext, all_warnings
+from opsin.metrics.warnings import MetricsContext, MetricWarning, all_warnings, not_held_out, train_better_than_test
 from opsin.results.section import Curve, Gallery, Matrix, Note, Picture, Section, Table
 
 Array = NDArray[Any]
@@ -31,22 +32,29 @@ def _known(scores: Array, target: Array, weights: Array | None, multi: bool) -> 
 
 
 def metrics(
-    scores: Array, target: Array, weights: Array | None, *, multi: bool, thresholds: Sequence[float] | None
+    scores: Array,
+    target: Array,
+    weights: Array | None,
+    *,
+    multi: bool,
+    thresholds: Sequence[float] | None,
+    said: Array | None = None,
 ) -> dict[str, Array]:
-    """All metrics of one head; rows without a label (-1, nan) do not count.
+    """All metrics of one head; rows without a label (-1, nan) do not count. Without any label all of them are nan.
 
     Args:
         scores: (n, K).
         target: (n,) class or -1, or (n, K) of 0, 1 and nan.
         weights: None, (n,) or (R, n).
         thresholds: (K,) operating points; for two classes the second counts, and adds `*_at_point`.
+        said: (n,) class that is said of each row, by default the one with the best score.
     """
+    if said is not None and not multi:
+        said = said[target >= 0]
     scores, target, weights = _known(scores, target, weights, multi)
-    if len(scores) == 0:
-        return {}
     if multi:
         return dict(multilabel_metrics(scores, target, weights, 0.5 if thresholds is None else np.asarray(thresholds)))
-    found = dict(classification_metrics(scores, target, weights))
+    found = dict(classification_metrics(scores, target, weights, decided=said))
     if scores.shape[1] == 2 and thresholds is not None:
         counts = binary_counts(scores[:, 1], target, thresholds[1], weights)
         found |= {
@@ -62,7 +70,7 @@ def operating_points(scores: Array, target: Array, rule: str, *, multi: bool) ->
     """Thresholds by a rule, one per class; None when a head has more than two exclusive classes.
 
     Args:
-        rule: `f1`, `recall=0.95` (or `sensitivity=`), `specificity=0.9`, `fpr=0.05`.
+        rule: `f1`, `recall=0.95` (or `sensitivity=`), `specificity=0.9`, `fpr=0.05`, `cost=1:5` (a false alarm to a miss).
 
     Raises:
         ConfigError: for another rule.
@@ -86,15 +94,22 @@ def _point(scores: Array, target: Array, rule: str) -> float:
     }
     known = ~np.isnan(target.astype(np.float64))
     scores, target = scores[known], target[known].astype(np.int64)
-    if name not in rules and name != "f1":
-        raise ConfigError(f"task.operating_point = '{rule}': use f1, recall=0.95, specificity=0.9 or fpr=0.05.")
+    if name not in rules and name not in ("f1", "cost"):
+        raise ConfigError(
+            f"task.operating_point = '{rule}': use f1, recall=0.95, specificity=0.9, fpr=0.05 or cost=1:5."
+        )
     if not (0 < target.sum() < len(target)):
         return 0.5  # nothing to choose from: all known rows are of one kind
     table = sweep.threshold_table(scores, target)
     try:
-        point = sweep.point_by_f1(table) if name == "f1" else rules[name](table, float(text))
+        if name == "cost":
+            alarm, miss = map(float, text.split(":"))
+            point = sweep.point_by_cost(table, fp=alarm, fn=miss)
+        else:
+            point = sweep.point_by_f1(table) if name == "f1" else rules[name](table, float(text))
     except ValueError as error:
-        raise ConfigError(f"task.operating_point = '{rule}': '{text}' is not a number.") from error
+        wanted = "two numbers such as 1:5" if name == "cost" else "a number"
+        raise ConfigError(f"task.operating_point = '{rule}': '{text}' is not {wanted}.") from error
     except DataError:
         return 0.5
     below = scores[scores < point.threshold]
@@ -113,18 +128,19 @@ def sections(
     *,
     multi: bool,
     thresholds: Sequence[float] | None,
+    said: Array | None = None,
 ) -> list[Section]:
-    """Per-class table, confusions, worst errors, calibration and, for two classes or labels, ROC."""
+    """Per-class table, confusions, worst errors, calibration and, for two classes, ROC and precision against recall; args as `metrics`."""
     title = f" ({head})" if head else ""
     if multi:
         return _multi_sections(title, class_names, scores, target, thresholds)
     known = target >= 0
+    said = (scores.argmax(1) if said is None else said)[known]
     ids, scores, target = ids[known], scores[known], target[known]
     if len(ids) == 0:
         return []
-    said = scores.argmax(1)
-    matrix = np.asarray(confusion_matrix(scores.argmax(1), target, scores.shape[1]))
-    found: list[Section] = [_per_class_table(title, class_names, scores, target)]
+    matrix = np.asarray(confusion_matrix(said, target, scores.shape[1]))
+    found: list[Section] = [_per_class_table(title, class_names, said, target)]
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     if len(class_names) <= 50:
         names = tuple(class_names)
@@ -141,8 +157,8 @@ def sections(
         )
     found += _confused(title, class_names, matrix, ids, scores, target, said)
     found.append(_worst(title, class_names, ids, scores, target, said))
-    found.append(_reliability(title, scores, target, said))
-    if len(class_names) == 2:
+    found.append(_reliability(title, scores, target))
+    if len(class_names) == 2 and len(np.unique(target)) == 2:
         curve = sweep.roc_curve(scores[:, 1], target)
         found.append(
             Curve(
@@ -153,19 +169,22 @@ def sections(
                 True,
             )
         )
+        precision = sweep.pr_curve(scores[:, 1], target)
+        lines = {"model": (precision.recall, precision.precision)}
+        found.append(Curve(f"Precision and recall{title}: '{class_names[1]}'", "recall", "precision", lines))
     return found
 
 
-def _per_class_table(title: str, class_names: Sequence[str], scores: Array, target: Array) -> Table:
-    each = per_class(scores, target)
+def _per_class_table(title: str, class_names: Sequence[str], said: Array, target: Array) -> Table:
+    each = class_counts(said, target, len(class_names))
     rows = tuple(
         (name, int(n), _number(p), _number(r), _number(f))
         for name, n, p, r, f in zip(
             class_names,
             np.asarray(each.support),
-            np.asarray(each.precision),
-            np.asarray(each.recall),
-            np.asarray(each.f1),
+            np.asarray(each.precision_per_class()),
+            np.asarray(each.recall_per_class()),
+            np.asarray(each.f1_per_class()),
         )
     )
     return Table(
@@ -216,8 +235,8 @@ def _worst(title: str, names: Sequence[str], ids: Array, scores: Array, target: 
     return Gallery(f"{'All' if every else 'Worst'} errors{title}", pictures, note)
 
 
-def _reliability(title: str, scores: Array, target: Array, said: Array) -> Curve:
-    sure, right = scores.max(1), (said == target).astype(np.float64)
+def _reliability(title: str, scores: Array, target: Array) -> Curve:
+    sure, right = scores.max(1), (scores.argmax(1) == target).astype(np.float64)
     groups = [g for g in np.array_split(np.argsort(sure, kind="stable"), BINS) if len(g)]
     x, y = np.array([sure[g].mean() for g in groups]), np.array([right[g].mean() for g in groups])
     return Curve(
@@ -260,22 +279,43 @@ def warnings(
     target: Array,
     *,
     multi: bool,
+    found: Mapping[str, Interval],
     train_metrics: Mapping[str, float],
+    split: str,
+    said: Array | None = None,
 ) -> list[Note]:
-    """What could mislead in the metrics of one head, as notes."""
+    """What could mislead in the metrics of one head, as notes; other args as `metrics`.
+
+    Args:
+        found: metrics of these rows; without them intervals are made from counts.
+        train_metrics: values on the training part that `found` is compared with.
+        split: the part that the rows are from.
+    """
+    prefix = f"{head}: " if head else ""
+    size = len(class_names)
     if multi:
         empty = [name for name, n in zip(class_names, np.nansum(target, axis=0)) if n == 0]
         text = (
             f"{', '.join(empty[:5])}: no picture of the part has it, so nothing is known of how well it is recognized."
         )
-        return [Note("absent_class", text)] if empty else []
+        notes = [Note("absent_class", text)] if empty else []
+        context = MetricsContext(class_names, np.zeros((size, size)), found, train_metrics, split)
+        checks = [*not_held_out(context), *train_better_than_test(context)]
+        return [*notes, *(_note(one, prefix) for one in checks)]
     known = target >= 0
     if not known.any():
         return [Note("tiny_test_set", f"No picture of the part has a label for '{head}': there is nothing to measure.")]
+    said = scores.argmax(1) if said is None else said
     context = MetricsContext(
         class_names,
-        np.asarray(confusion_matrix(scores[known].argmax(1), target[known], scores.shape[1])),
-        train_metrics=train_metrics,
+        np.asarray(confusion_matrix(said[known], target[known], size)),
+        found,
+        train_metrics,
+        split,
     )
-    prefix = f"{head}: " if head else ""
-    return [Note(one.code, prefix + one.message) for one in all_warnings(context)]
+    return [_note(one, prefix) for one in all_warnings(context)]
+
+
+def _note(one: MetricWarning, prefix: str) -> Note:
+    """The warning with the head's name, unless it is about the part and so the same for all heads."""
+    return Note(one.code, one.message if one.code == "not_held_out" else prefix + one.message)

@@ -15,14 +15,18 @@ import numpy as np
 import numpy.typing as npt
 
 from opsin.metrics import multilabel, regression
-from opsin.metrics.classification import counts_of_scores, top_k_accuracy
+from opsin.metrics.classification import class_counts, top_k_accuracy
 from opsin.metrics.inputs import FloatArray, Weights, check_classified, mean_of_defined
 from opsin.metrics.probability import brier, ece, log_loss
 from opsin.metrics.ranking import binary_areas, class_areas
 
 
 def classification_metrics(
-    scores: npt.ArrayLike, target: npt.ArrayLike, weights: Weights = None, ranking: bool = True
+    scores: npt.ArrayLike,
+    target: npt.ArrayLike,
+    weights: Weights = None,
+    ranking: bool = True,
+    decided: npt.ArrayLike | None = None,
 ) -> dict[str, FloatArray]:
     """All metrics of one-label-per-row classification, each () or (R,).
 
@@ -35,6 +39,7 @@ def classification_metrics(
         target: class indices, (n,).
         weights: None, (n,) or (R, n).
         ranking: False leaves out AUROC and average precision, which cost a pass over rows for each class.
+        decided: the class that is said of each row, (n,); by default the one with the largest score.
 
     Raises:
         ShapeError: shapes that do not fit.
@@ -42,7 +47,7 @@ def classification_metrics(
     """
     checked, labels = check_classified(scores, target)
     num_classes = checked.shape[1]
-    counts = counts_of_scores(checked, labels, weights)
+    counts = class_counts(checked.argmax(1) if decided is None else decided, labels, num_classes, weights)
     precisions, recalls, f1s = counts.precision_per_class(), counts.recall_per_class(), counts.f1_per_class()
     values = {
         "accuracy": counts.accuracy(),

@@ -12,6 +12,21 @@ from PIL import Image, ImageDraw, ImageFont
 from opsin.errors import ShapeError
 
 
+def decided(scores: NDArray[np.float32], thresholds: NDArray[np.float32] | None) -> NDArray[np.int64]:
+    """Which of K exclusive classes is said: the best one, or with two classes the second at or above its threshold.
+
+    Args:
+        scores: (K,) of one picture or (n, K) of many.
+        thresholds: (K,), or None for the best one.
+
+    Returns:
+        () or (n,).
+    """
+    if thresholds is not None and scores.shape[-1] == 2:
+        return np.asarray(scores[..., 1] >= thresholds[1], np.int64)
+    return np.asarray(scores.argmax(-1), np.int64)
+
+
 @dataclass(frozen=True)
 class Head:
     """Scores of one question about a picture.
@@ -48,9 +63,7 @@ class Head:
     @property
     def index(self) -> int:
         """Position of the class that is said: the best one, or by the operating point with two exclusive classes."""
-        if not self.multi and self.thresholds is not None and len(self.class_names) == 2:
-            return int(self.scores[1] >= self.thresholds[1])
-        return int(np.argmax(self.scores))
+        return int(decided(self.scores, None if self.multi else self.thresholds))
 
     @property
     def label(self) -> str:

@@ -7,6 +7,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from opsin.analyze.measure import measure, paired_difference
 from opsin.errors import ConfigError, DataError, UnknownName
 from opsin.metrics.names import METRICS
@@ -88,10 +90,10 @@ def _pair(one: Run, other: Run, first: Rows, second: Rows, name: str, groups: An
         "p": difference["p_value"],
         "test": "paired bootstrap",
     }
-    if name == "accuracy" and groups is None and "scores" in first:
-        known = first["target"] >= 0
-        right = [(rows["scores"].argmax(1) == rows["target"])[known] for rows in (first, second)]
-        exact = mcnemar(right[0], right[1]).to_dict()
+    right, other_right = tasks[0].correct(first), tasks[1].correct(second)
+    if name == "accuracy" and groups is None and right is not None and other_right is not None:
+        known = ~np.isnan(right)
+        exact = mcnemar(right[known], other_right[known]).to_dict()
         found |= {"p": exact["p_value"], "test": "exact McNemar", "mcnemar": exact}
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from opsin.analyze.baselines import baselines
+from opsin.analyze.baselines import baselines, judge
 from opsin.analyze.measure import as_json, measure, paired_difference
 from opsin.data.dataset import PARTS, Dataset
 from opsin.data.formats import load_data
@@ -20,7 +21,7 @@ from opsin.data.loader import EvalLoader
 from opsin.engine.evaluate import evaluate
 from opsin.engine.precision import choose_device
 from opsin.errors import ConfigError, DataError
-from opsin.metrics.intervals import Interval
+from opsin.metrics.intervals import Interval, finite
 from opsin.results.rows import Rows
 from opsin.results.section import Note
 from opsin.run.data import bad_text, verify
@@ -75,7 +76,9 @@ def evaluate_run(
         "metrics": as_json(intervals),
         "monitor": task.monitor.name,
         "train": run.state.get("train", {}),
-        "warnings": [_note(note) for note in task.warnings(rows, run.state.get("train"))],
+        "warnings": [
+            _note(note) for note in task.warnings(rows, run.state.get("train"), metrics=intervals, split=name)
+        ],
         "looks_at_test": looks,
         "skipped": skipped,
         "seconds": seconds,
@@ -94,7 +97,8 @@ def evaluate_run(
 
 def gap(train: Mapping[str, float], intervals: Mapping[str, Any]) -> dict[str, float]:
     """Training minus held-out value of every metric that has both."""
-    return {name: train[name] - one.value for name, one in intervals.items() if name in train}
+    both = {name: train[name] - one.value for name, one in intervals.items() if name in train}
+    return {name: value for name, value in both.items() if math.isfinite(value)}
 
 
 def _samples(
@@ -153,18 +157,18 @@ def _looked(run: Run, name: str, intervals: Mapping[str, Interval]) -> list[dict
     """Write this look at the test part into the ledger of the data, and give all of them."""
     ledger, test = Ledger(run.recipe.data.path), run.data.split.test_fingerprint
     ids = run.data.split.ids_of("test")
-    ledger.record(test, str(run.path), "evaluate --split test", name, intervals[name].value, ids)
+    ledger.record(test, str(run.path), "evaluate --split test", name, finite(intervals[name].value), ids)
     return [asdict(look) for look in ledger.looks(test, ids)]
 
 
 def _baselines(run: Run, part: str, rows: Rows, groups: NDArray[Any] | None) -> dict[str, Any]:
     """Metrics of simple methods on the same split, and by how much the model is better (paired)."""
     task, name = run.bundle.task, run.bundle.task.monitor.name
-    found = {}
+    found, plain = {}, judge(task)
     for method, other in baselines(task, run.data.dataset, run.data.indices("train"), run.data.indices(part)).items():
-        difference = paired_difference(task, *rows.join(other), name, groups=groups)
+        difference = paired_difference(task, *rows.join(other), name, groups=groups, other=plain)
         found[method] = {
-            "metrics": as_json(measure(task, other, groups=groups, replicates=200)),
+            "metrics": as_json(measure(plain, other, groups=groups, replicates=200)),
             "difference": difference.to_dict(),
         }
     return found

@@ -296,7 +296,6 @@ class Trainer:
         runner = TorchRuntime(model, _judged(self.precision.name))
         (self.folder.path / "predictions").mkdir(exist_ok=True)
         train_rows = evaluate(task, runner, evaluation)
-        train_metrics = values(task, train_rows)
         metrics: dict[str, Any] = {}
         held = self.data.indices("val")
         if len(held):
@@ -304,6 +303,7 @@ class Trainer:
             task = type(task)(task.calibrate(rows))
             rows.save(self.folder.predictions("val"))
             metrics = as_json(measure(task, rows, groups=self.data.groups(self.recipe.data.split.group, rows.ids)))
+        train_metrics = values(task, train_rows)  # judged by the same rule as the other parts
         info = {
             "license": "unknown" if self.recipe.model.weights != "none" else "yours to choose (trained from scratch)",
             "lineage": {

@@ -31,8 +31,9 @@ from opsin.losses.classification import (
     cross_entropy_sum,
 )
 from opsin.metrics import classification_report
+from opsin.metrics.inputs import mean_of_defined
 from opsin.recipe import Settings
-from opsin.results.classification import Classification, Head
+from opsin.results.classification import Classification, Head, decided
 from opsin.results.rows import Rows
 from opsin.results.section import Note, Section
 from opsin.seeding import Keys
@@ -97,7 +98,7 @@ class ClassifySettings(TaskSettings):
     """Weigh classes by inverse frequency or by effective number (Cui et al. 2019); heads with any number of labels per
     picture are not weighed."""
     operating_point: str = "f1"
-    """How thresholds are chosen on the validation part: f1, recall=0.95, specificity=0.9 or fpr=0.05."""
+    """How thresholds are chosen on the validation part: f1, recall=0.95, specificity=0.9, fpr=0.05 or cost=1:5."""
     decide: Literal["best", "operating-point"] = "best"
     """What two-class predictions say: the class with the better score, or the one at the operating point."""
 
@@ -214,7 +215,11 @@ class Classify(Task[ClassifySettings]):
         return transforms.partners(keys) if self.settings.augment.mixes else None
 
     def augment(self, batch: Batch) -> Batch:
-        """Everything random but the crop of photos; mixed pictures get mixed (soft) targets."""
+        """Everything random but the crop of photos; mixed pictures get mixed (soft) targets.
+
+        A label that one of the two pictures lacks is missing in the mixture (`multi`), or counts by the other's share
+        (`single`).
+        """
         settings = self.settings.augment
         images = transforms.augment(batch.inputs, batch.keys, settings, self.settings.pixel_range)
         if batch.partners is None:
@@ -225,7 +230,7 @@ class Classify(Task[ClassifySettings]):
         for head in self.settings.heads:
             soft = self._soft(head, batch.targets[head.name]).to(share.dtype)
             own, other = soft[: len(batch)], soft[partners]
-            targets[head.name] = share[:, None] * own + (1 - share[:, None]) * other
+            targets[head.name] = _portion(share, own) + _portion(1 - share, other)
         return replace(batch, inputs=images, targets=targets, keys=batch.keys[: len(batch)], partners=None)
 
     def _soft(self, head: HeadSettings, target: Tensor) -> Tensor:
@@ -298,6 +303,17 @@ class Classify(Task[ClassifySettings]):
             row[f"{prefix}scores"] = head.scores
         return row
 
+    def correct(self, rows: Rows) -> NDArray[np.float64] | None:
+        head = self.settings.heads[0]
+        if len(self.settings.heads) > 1 or head.kind == "multi":
+            return None
+        right = self._said(head, rows) == rows["target"]
+        return np.where(rows["target"] >= 0, right, np.nan)
+
+    def _said(self, head: HeadSettings, rows: Rows) -> NDArray[np.int64] | None:
+        """Class that `predict_step` says of each row, (N,); None for labels."""
+        return None if head.kind == "multi" else decided(rows[f"{self._prefix(head.name)}scores"], self._limits(head))
+
     def _prefix(self, name: str) -> str:
         return "" if len(self.settings.heads) == 1 else f"{name}."
 
@@ -311,11 +327,12 @@ class Classify(Task[ClassifySettings]):
                 weights,
                 multi=head.kind == "multi",
                 thresholds=head.thresholds,
+                said=self._said(head, rows),
             )
             found |= {f"{prefix}{name}": value for name, value in values.items()}
         if len(self.settings.heads) > 1:
             each = [found[f"{h.name}.{_headline(h.kind)}"] for h in self.settings.heads]
-            found = {"heads_mean": np.mean(np.stack(each), axis=0), **found}
+            found = {"heads_mean": mean_of_defined(np.stack(each, axis=-1)), **found}
         return found
 
     @property
@@ -353,18 +370,29 @@ class Classify(Task[ClassifySettings]):
             prefix = self._prefix(head.name)
             found += classification_report.sections(
                 head.name if prefix else "", head.class_names, rows.ids, rows[f"{prefix}scores"], rows[f"{prefix}target"],
-                multi=head.kind == "multi", thresholds=head.thresholds,
+                multi=head.kind == "multi", thresholds=head.thresholds, said=self._said(head, rows),
             )  # fmt: skip
         return found
 
-    def warnings(self, rows: Rows, train_metrics: Mapping[str, float] | None = None) -> list[Note]:
+    def warnings(
+        self,
+        rows: Rows,
+        train_metrics: Mapping[str, float] | None = None,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        split: str = "test",
+    ) -> list[Note]:
         found: list[Note] = []
         for head in self.settings.heads:
-            prefix = self._prefix(head.name)
-            found += classification_report.warnings(
+            prefix, headline = self._prefix(head.name), _headline(head.kind)
+            own = {name: one for name, one in (metrics or {}).items() if name.startswith(prefix)}
+            train = (train_metrics or {}).get(prefix + headline)
+            notes = classification_report.warnings(
                 head.name if prefix else "", head.class_names, rows[f"{prefix}scores"], rows[f"{prefix}target"],
-                multi=head.kind == "multi", train_metrics=train_metrics or {},
+                multi=head.kind == "multi", found={name.removeprefix(prefix): one for name, one in own.items()},
+                train_metrics={} if train is None else {headline: train}, split=split, said=self._said(head, rows),
             )  # fmt: skip
+            found += [note for note in notes if note not in found]
         return found
 
     def check_batch(self, model: nn.Module, batch: Batch) -> Iterator[Note]:
@@ -391,6 +419,11 @@ class Classify(Task[ClassifySettings]):
 
 def _headline(kind: str) -> str:
     return "accuracy" if kind == "single" else "average_precision"
+
+
+def _portion(share: Tensor, labels: Tensor) -> Tensor:
+    """Shares (B,) of labels (B, K); a missing label (nan) of a picture without a share is no loss."""
+    return torch.where(share[:, None] > 0, share[:, None] * labels, 0.0)
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
