@@ -146,7 +146,8 @@ class Trainer:
             order = seeding.numpy_generator(settings.split.seed, "limit").permutation(len(indices))
             indices = np.sort(indices[order[: settings.limit]])
         pictures = shrunk(dataset, settings.shrink, getattr(task, "reduce_to", None))
-        train = TrainLoader(pictures, indices, task, batch_size=run.batch_size, seed=run.seed, **shard)
+        least = 1 if run.sync_batch_norm else 2
+        train = TrainLoader(pictures, indices, task, batch_size=run.batch_size, seed=run.seed, least=least, **shard)
         size = max(min(run.batch_size, 256), self.processes.world)
         held = self.data.indices("val")
         val = EvalLoader(dataset, held, task, batch_size=size, **shard) if len(held) else None
