@@ -19,8 +19,9 @@ from opsin.bundle import Bundle, read_weights
 from opsin.data.cache import make_cache
 from opsin.data.loader import EvalLoader, TrainLoader
 from opsin.data.shrink import shrunk
+from opsin.durable import write_durably
 from opsin.engine.capacity import epochs_for_minutes, find_micro_batch
-from opsin.engine.checkpoint import Store, contiguous, write_durably
+from opsin.engine.checkpoint import Store, contiguous
 from opsin.engine.distributed import Processes
 from opsin.engine.evaluate import evaluate
 from opsin.engine.events import Event, Stream, Warned
