@@ -255,6 +255,13 @@ class Trainer:
         micro = run.micro_batch or find_micro_batch(
             task, model, batch, precision=self.precision, optimizers=optimizers, processes=self.processes
         )
+        normalized = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+        if normalized and micro is not None and micro < len(batch) and not task.coupled:
+            text = (
+                f"Batch normalization takes its statistics from micro-batches of {micro} samples, not from the {len(batch)} of "
+                "this process: the result differs from that without micro-batches. A smaller run.batch_size needs none."
+            )
+            stream(Warned("micro-batch-statistics", text))
         epochs = run.epochs
         if run.minutes is not None:
             epochs = epochs_for_minutes(
