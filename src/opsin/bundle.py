@@ -24,10 +24,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 
 from opsin import __version__
+from opsin.durable import sync_folder, write_durably, write_json
 from opsin.errors import CheckpointError, ConfigError
 from opsin.models import ModelSpec, build
 from opsin.models.builder import build_with
@@ -72,8 +74,8 @@ class Bundle:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         tensors = {name: t.detach().cpu().contiguous().clone() for name, t in self.model.state_dict().items()}
-        save_file(tensors, aside / "weights.safetensors")
-        checksum = hashlib.sha256((aside / "weights.safetensors").read_bytes()).hexdigest()
+        data = dump_tensors(tensors)
+        write_durably(aside / "weights.safetensors", data)
         record = {
             "format": "opsin-bundle",
             "version": VERSION,
@@ -81,13 +83,14 @@ class Bundle:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "task": {"name": self.task_name, "settings": self.task.settings.model_dump(mode="json")},
             "model": self.spec.to_dict(),
-            "weights": {"file": "weights.safetensors", "sha256": checksum},
+            "weights": {"file": "weights.safetensors", "sha256": hashlib.sha256(data).hexdigest()},
             **self.info,
         }
-        (aside / "bundle.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_json(aside / "bundle.json", record)
         if folder.exists():
             shutil.rmtree(folder)
         aside.rename(folder)
+        sync_folder(folder.parent)
         self.folder = folder
         return folder
 
@@ -109,20 +112,28 @@ class Bundle:
             raise CheckpointError(f"{folder} is not a bundle: it has no bundle.json.") from error
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{folder / 'bundle.json'} cannot be read: {error}") from error
+        if not isinstance(record, dict):
+            raise CheckpointError(f"{folder / 'bundle.json'} is damaged: it holds no object.")
         if record.get("format") != "opsin-bundle" or record.get("version", 0) > VERSION:
             raise CheckpointError(
                 f"{folder / 'bundle.json'} has version {record.get('version')!r}; this opsin reads up to {VERSION}."
             )
-        kind = tasks.get(record["task"]["name"])
-        task: Task[Any] = kind(kind.settings_type.model_validate(record["task"]["settings"]))
-        spec = ModelSpec.from_dict(record["model"])
+        try:
+            kind = tasks.get(record["task"]["name"])
+            task: Task[Any] = kind(kind.settings_type.model_validate(record["task"]["settings"]))
+            spec = ModelSpec.from_dict(record["model"])
+            file, checksum = record["weights"]["file"], record["weights"]["sha256"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{folder / 'bundle.json'} is damaged ({type(error).__name__}: {error}). Restore it from a copy."
+            ) from error
         if model is None and spec.name.startswith("object:"):
             raise CheckpointError(
                 f"{folder}: the model was given as an object ({spec.name[7:]}); load it with opsin.load(path, model=...)."
             )
         network = build_with(model, spec, check=False) if model is not None else build(spec, check=False)
         assembled = task.assemble(network)
-        tensors = read_weights(folder / record["weights"]["file"], record["weights"]["sha256"])
+        tensors = read_weights(folder / file, checksum)
         try:
             assembled.load_state_dict(tensors, strict=True)
         except RuntimeError as error:

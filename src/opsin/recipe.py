@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
+from opsin.durable import write_json
 from opsin.errors import ConfigError, nearest
 
 
@@ -259,12 +260,21 @@ class Recipe:
 
     def save(self, path: Path) -> None:
         """Write `recipe.json`."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_json(Path(path), self.to_dict())
 
     @classmethod
     def load(cls, path: Path) -> Recipe:
-        """Read a `recipe.json`."""
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        """Read a `recipe.json`.
+
+        Raises:
+            ConfigError: if it is damaged, or was written by a newer version of opsin.
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"{path} is damaged ({type(error).__name__}: {error}). Restore it from a copy, or train a new run."
+            ) from error
 
 
 def overrides(words: Iterable[str]) -> Layer:

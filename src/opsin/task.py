@@ -12,6 +12,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -122,13 +123,19 @@ class Batch:
         return replace(self, inputs=_moved(self.inputs, device), targets=_moved(self.targets, device))
 
     def split(self, size: int) -> list[Batch]:
-        """Cut into micro-batches of at most `size` samples (after `augment`, so without extra samples)."""
+        """Cut into even micro-batches of at most `size` samples (after `augment`, so without extra samples).
+
+        A single sample has no batch statistics, so there is none unless `size` is 1: an odd batch cut into pairs has one
+        micro-batch of three.
+        """
         if len(self) <= size:
             return [self]
+        count = -(-len(self) // size) if size == 1 else min(-(-len(self) // size), len(self) // 2)
+        cuts = [-(-len(self) * i // count) for i in range(count + 1)]  # the first is the largest
         given: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         parts: list[dict[str, Any]] = [
-            {name: None if value is None else _rows_of(value, i, i + size) for name, value in given.items()}
-            for i in range(0, len(self), size)
+            {name: None if value is None else _rows_of(value, start, stop) for name, value in given.items()}
+            for start, stop in pairwise(cuts)
         ]
         return [Batch(**part) for part in parts]
 

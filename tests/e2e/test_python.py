@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import opsin
-from opsin.engine.events import EpochDone, Evaluated, Event
+from opsin.engine.events import EpochDone, Evaluated, Event, Warned
 from opsin.errors import CheckpointError, ConfigError, TrainingError
 from opsin.recipe import Layer
 
@@ -257,3 +257,32 @@ def test_balance_keeps_the_order_of_heads_and_refuses_several_labels_alone() -> 
     assert [(head.name, head.class_weights) for head in heads] == [("traits", None), ("digit", (0.25, 1.0))]
     with pytest.raises(ConfigError, match="weighs exclusive classes"):
         inferred(several)
+
+
+def test_micro_batches_and_batch_normalization_are_said(digits) -> None:  # type: ignore[no-untyped-def]
+    for model, expected in (("smallnet", ["micro-batch-statistics"]), ("mlp", [])):
+        codes: list[str] = []
+
+        def note(event: Event, codes: list[str] = codes) -> None:
+            codes.extend([event.code] if isinstance(event, Warned) else [])
+
+        opsin.train(
+            "classify", data=digits, model=model, epochs=0, batch_size=64, micro_batch=32, preflight=False,
+            callbacks=[note], quiet=True, listeners=(),
+        )  # fmt: skip
+        assert codes == expected
+
+
+def test_a_run_on_loaded_data_finds_them_again(tmp_path: Path) -> None:
+    pictures, labels = load_digits(return_X_y=True)
+    for i in range(60):
+        path = tmp_path / "digits" / str(labels[i]) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.uint8(pictures[i].reshape(8, 8) * 15)).save(path)
+    data = opsin.load_data("digits", columns={"label": "path"})
+    options = {"model": "linear", "epochs": 1, "preflight": False, "quiet": True, "listeners": ()}
+    run = opsin.train("classify", data=data, **options)
+    assert (run.recipe.data.path, run.recipe.data.columns) == ("digits", {"label": "path"})
+    assert opsin.Run(run.path).data.dataset.fingerprint == data.fingerprint
+    part = opsin.train("classify", data=data.select(np.arange(50)), **options)
+    assert part.recipe.data.path is None

@@ -126,11 +126,43 @@ def test_compare_repeat_and_list(run: Path, capsys: pytest.CaptureFixture[str]) 
         capsys, "train", "classify", "--data", "digits", "--epochs", "2", "--out", "runs/r", "--repeat", "2", *FAST
     )
     assert repeated["metrics"]["accuracy"]["seeds"] == 2
+    record = json.loads(Path("runs/r/repeat.json").read_text())
+    assert (record["status"], record["values"]) == ("done", [0, 1])
+    assert record["runs"] == {"seed-0": "done", "seed-1": "done"}
     found = call(capsys, "compare", "runs/a", "runs/r/seed-0", "--split", "val")
     assert found["pairs"][0]["test"] == "exact McNemar"
     assert found["metric"] == "accuracy"
     listed = call(capsys, "runs", "list")
     assert {Path(one["run"]).name for one in listed["runs"]} >= {"a", "seed-0", "seed-1"}
+
+
+@pytest.mark.parametrize(("flag", "word"), [("--repeat", "seed"), ("--folds", "fold")])
+def test_several_runs_are_finished_and_judged_together(
+    run: Path, capsys: pytest.CaptureFixture[str], flag: str, word: str
+) -> None:
+    name = f"runs/several-{word}"
+    whole = call(capsys, "train", "classify", "--data", "digits", "--epochs", "1", "--out", name, flag, "2", *FAST)
+    kept = Path(name, f"{word}-0", "checkpoints/best.safetensors").stat().st_mtime_ns
+    recipe = json.loads(Path(name, f"{word}-1", "recipe.json").read_text())
+    shutil.rmtree(Path(name, f"{word}-1"))
+    record = json.loads(Path(name, "repeat.json").read_text())
+    Path(name, "repeat.json").write_text(json.dumps({**record, "status": "interrupted", "runs": {}, "metrics": {}}))
+    assert "--resume" in call(capsys, "evaluate", name, code=2)["error"]["message"]
+    again = call(capsys, "train", "--resume", name, "--quiet")
+    assert again["metrics"] == whole["metrics"]
+    assert json.loads(Path(name, "repeat.json").read_text()) == record
+    assert json.loads(Path(name, f"{word}-1", "recipe.json").read_text()) == recipe
+    assert Path(name, f"{word}-0", "checkpoints/best.safetensors").stat().st_mtime_ns == kept
+    judged = call(capsys, "evaluate", name, "--no-baselines")
+    accuracy, parts = judged["metrics"]["accuracy"], [one["metrics"]["accuracy"] for one in judged["runs"]]
+    if word == "seed":
+        assert accuracy["mean"] == pytest.approx(sum(one["value"] for one in parts) / 2)
+    else:
+        assert accuracy["n"] == sum(one["n"] for one in parts) == 400
+        assert accuracy["value"] == pytest.approx(sum(one["value"] * one["n"] for one in parts) / 400)
+    assert accuracy["low"] <= accuracy["high"]
+    assert main(["evaluate", name, "--no-baselines"]) == 0
+    assert f"{word}-1" in capsys.readouterr().out
 
 
 def test_compare_refuses_other_test_ids(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -105,6 +105,16 @@ def test_the_package_uses_what_it_requires() -> None:
     assert unused == {"torchvision"}  # its networks are named by a person
 
 
+def test_an_extra_installs_something_and_messages_name_one_that_is_there() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    assert [name for name, packages in extras.items() if not packages] == []
+    text = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    named = re.findall(r'MissingExtra\([^,()]+, "(\w+)"', text)
+    assert named
+    assert set(named) <= extras.keys()
+
+
 def test_constraints_leave_the_build_of_torch_open() -> None:
     # Pins of CUDA packages would forbid builds for CPUs and for other CUDA versions.
     assert [name for name in pinned() if re.match(r"nvidia|cuda|triton", name)] == []

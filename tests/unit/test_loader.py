@@ -222,17 +222,43 @@ def test_order_and_keys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "batch", "world", "steps"),
-    [(53, 8, 1, 7), (48, 8, 1, 6), (49, 8, 2, 6), (50, 8, 2, 7), (5, 8, 3, 1), (3, 8, 3, 1)],
+    ("count", "batch", "world", "least", "sizes"),
+    [
+        (53, 8, 1, 1, [8] * 6 + [5]),
+        (48, 8, 1, 1, [8] * 6),
+        (17, 8, 1, 1, [8, 9]),
+        (18, 8, 1, 1, [8, 8, 2]),
+        (18, 8, 2, 1, [8, 8, 2]),
+        (18, 8, 3, 1, [8, 10]),
+        (19, 8, 2, 2, [8, 11]),
+        (5, 8, 3, 1, [5]),
+        (3, 8, 3, 1, [3]),
+        (3, 1, 1, 1, [1, 1, 1]),
+    ],
 )
-def test_last_batch_is_kept_unless_some_process_would_get_nothing(
-    count: int, batch: int, world: int, steps: int
+def test_a_rest_too_small_for_a_batch_lengthens_the_one_before(
+    count: int, batch: int, world: int, least: int, sizes: list[int]
 ) -> None:
-    for rank in range(world):
-        one = loader(Crops(), Pictures(count), batch_size=batch, rank=rank, world=world)
-        batches = list(one.epoch(0))
-        assert len(batches) == one.steps_per_epoch == steps
-        assert all(len(b) for b in batches)
+    options = {"batch_size": batch, "world": world, "least": least}
+    loaders = [loader(Crops(), Pictures(count), rank=rank, **options) for rank in range(world)]
+    parts = [list(one.epoch(0)) for one in loaders]
+    assert [sum(map(len, shares)) for shares in zip(*parts, strict=True)] == sizes
+    assert min(len(share) for part in parts for share in part) >= min(least, batch)
+    assert len({name for part in parts for share in part for name in share.ids}) == count
+    assert all((one.steps_per_epoch, one.samples_per_epoch) == (len(sizes), count) for one in loaders)
+    assert equal(list(loaders[0].epoch(0, start=len(sizes) - 1)), parts[0][-1:])
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "sizes"),
+    [(129, 64, [43, 43, 43]), (10, 4, [4, 3, 3]), (4, 3, [2, 2]), (5, 2, [3, 2]), (3, 2, [3]), (3, 1, [1, 1, 1])],
+)
+def test_no_micro_batch_has_a_single_sample(count: int, size: int, sizes: list[int]) -> None:
+    batch = next(loader(Crops(), Pictures(count), batch_size=count).epoch(0))
+    parts = batch.split(size)
+    assert [len(part) for part in parts] == sizes
+    assert torch.equal(torch.cat([part.inputs for part in parts]), batch.inputs)
+    assert [name for part in parts for name in part.ids] == batch.ids
 
 
 def test_subset_of_the_data_set() -> None:

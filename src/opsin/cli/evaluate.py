@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ ORDER = 40
 
 
 def command(
-    run: Annotated[str, typer.Argument(help="Folder of the run, or last.")],
+    run: Annotated[str, typer.Argument(help="Folder of the run, or of the runs of --repeat or --folds; or last.")],
     split: Annotated[str, typer.Option(help="Part of the run's split: test, val or train.")] = "test",
     data: Annotated[str | None, typer.Option(help="Judge on all of these data instead.")] = None,
     baselines: Annotated[
@@ -30,7 +31,13 @@ def command(
     """
     from opsin.run import Run
     from opsin.run.evaluating import evaluate_run
+    from opsin.run.repeating import evaluate_repeated, find_repeat
 
+    several = find_repeat(run)
+    if several is not None:
+        together = evaluate_repeated(several, split, data=data, with_baselines=baselines, skip_bad=skip_bad)
+        emit(together, json, lambda: _table_of_runs(together))
+        return
     found = evaluate_run(Run(run), split, data=data, with_baselines=baselines, skip_bad=skip_bad)
     if not json:
         for warning in found["warnings"]:
@@ -74,6 +81,20 @@ def _table(found: dict[str, Any]) -> Any:
         )
     parts.append(Text(f"Next: opsin report {found['run']}"))
     return Group(*parts)
+
+
+def _table_of_runs(found: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    title = f"{found['folder']}, {found['split']} part, {len(found['runs'])} {found['differ_in']}s"
+    table = Table(title=title, title_justify="left")
+    names = [Path(one["run"]).name for one in found["runs"]]
+    for name in ("metric", "mean", f"95 % interval over {found['interval']}", *names):
+        table.add_column(name, justify="left" if name == "metric" else "right")
+    for name, one in found["metrics"].items():
+        each = [_number(run["metrics"][name]["value"]) for run in found["runs"]]
+        table.add_row(name, _number(one.get("mean", one.get("value"))), _interval(one), *each)
+    return table
 
 
 def _number(value: float | None) -> str:

@@ -46,7 +46,10 @@ def command(
     folds: Annotated[int | None, typer.Option(min=2, help="Cross-validation with this many folds.")] = None,
     skip_bad: Annotated[bool, typer.Option(help="Leave out and count pictures that cannot be read.")] = False,
     out: Annotated[str | None, typer.Option(help="Folder of the run; by default runs/TASK-DATA-N.")] = None,
-    resume: Annotated[str | None, typer.Option(help="Go on with this run (a folder, or last).")] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(help="Go on with this run, or with these runs of --repeat or --folds (a folder, or last)."),
+    ] = None,
     quiet: Annotated[bool, typer.Option(help="No progress.")] = False,
     json: Json = False,
 ) -> Any:
@@ -87,12 +90,17 @@ def command(
 def _resume(reference: str, quiet: bool, json: bool, fresh: bool) -> int:
     from opsin.errors import ConfigError
     from opsin.run import Run
-    from opsin.run.repeating import summary, summary_text
+    from opsin.run.repeating import find_repeat, resume_repeated, summary, summary_text
 
     if not fresh:
         raise ConfigError(
             "--resume goes on with the settings of the run; leave out the other settings, or start a new run."
         )
+    several = find_repeat(reference)
+    if several is not None:
+        runs = resume_repeated(several, quiet=quiet, progress=None if quiet else _progress)
+        emit(runs.to_dict(), json, runs.text)
+        return 130 if runs.interrupted else 0
     run = Run(reference)
     if run.state.get("status") == "done":
         console().print(f"{run.path} is finished; nothing to do.")

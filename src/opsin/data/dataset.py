@@ -79,6 +79,7 @@ class Dataset:
             np.full(len(self.ids), -1, np.int8) if given_split is None else np.asarray(given_split, np.int8)
         )
         self.problems: list[Problem] = list(problems)
+        self.opened: dict[str, Any] = {}  # path and options of `load_data`, by which it can be opened again
         self.rows: NDArray[np.int64] | None = None
         self._spec = spec
         self._conversions: dict[str, int] = {}
@@ -238,6 +239,7 @@ class Dataset:
         chosen = chosen.astype(np.int64)
         view = Dataset.__new__(Dataset)
         view.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("arrays", "fingerprint")})
+        view.opened = {}
         view.rows = chosen if self.rows is None else self.rows[chosen]
         view.ids = self.ids.take(chosen)
         view.targets = {name: values[chosen] for name, values in self.targets.items()}

@@ -42,6 +42,7 @@ class TrainLoader:
         batch_size: samples per step over all processes.
         seed: training seed.
         rank, world: this process and how many there are.
+        least: fewest samples that a process takes of a batch; 2 where each normalizes its own share.
         workers: processes that decode; 0 decodes here, `auto` chooses by cores, cost and size.
         cache: keeps decoded pictures; one object may serve several loaders of the same data set.
         table_bytes: limit of the fast path's table; by default an eighth of the memory that is available.
@@ -61,6 +62,7 @@ class TrainLoader:
         seed: int,
         rank: int = 0,
         world: int = 1,
+        least: int = 1,
         workers: Workers = 0,
         cache: Cache | None = None,
         table_bytes: int | None = None,
@@ -75,19 +77,20 @@ class TrainLoader:
                 f"{len(self.indices)} training samples for {world} processes: use at most one per sample."
             )
         self.task, self.batch_size, self.seed, self.rank, self.world = task, batch_size, seed, rank, world
+        self.least = max(2, least * world)  # batch normalization has no statistics of a single sample
         source = Source(dataset, task, True, cache)
         self._batches = _Batches(source, self.indices, batch_size // world, workers, world, table_bytes, start_method)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in an epoch; the last one is short, and left out if it has fewer samples than there are processes."""
+        """Batches in an epoch; the last one is short, or a rest too small for a batch lengthens the one before it."""
         full, rest = divmod(len(self.indices), self.batch_size)
-        return full + (rest >= self.world)
+        return max(full + (rest >= self.least), 1)
 
     @property
     def samples_per_epoch(self) -> int:
         """Samples in an epoch over all processes."""
-        return min(len(self.indices), self.steps_per_epoch * self.batch_size)
+        return len(self.indices)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """Give this process's share of every global batch of one epoch, from step `start` on."""
@@ -95,7 +98,8 @@ class TrainLoader:
         return self._batches.give(self._order(number, step, order) for step in range(start, self.steps_per_epoch))
 
     def _order(self, epoch: int, step: int, order: Indices) -> Order:
-        positions = np.arange(step * self.batch_size, min((step + 1) * self.batch_size, len(order)))
+        last = step == self.steps_per_epoch - 1
+        positions = np.arange(step * self.batch_size, len(order) if last else (step + 1) * self.batch_size)
         rows, keys = order[positions], seeding.keys(self.seed, epoch, positions)
         low, high = share(len(rows), self.rank, self.world)
         partners = self.task.partners(keys)

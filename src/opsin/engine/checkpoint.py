@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -20,37 +19,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 
+from opsin.durable import sync_folder, write_durably, write_json
 from opsin.errors import CheckpointError
 
 VERSION = 1
 _NAME = re.compile(r"step-(\d{8,})$")
-
-
-def sync_folder(folder: Path) -> None:
-    """Ask the file system to make the entries of a folder durable (where it can; Windows has no such call)."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Replace a file as one act: write aside, sync, rename, sync the folder."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with aside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    sync_folder(path.parent)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file as one act."""
-    write_durably(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -302,8 +302,9 @@ class _Check:
             text = "The task has several phases that work against each other, so overfitting one batch was not tried."
             yield Note("overfit-skipped", text, "info")
             return
+        few = self.batch if self.task.coupled else self.batch.split(OVERFIT_SAMPLES)[0]
         try:
-            losses, seconds = self._fit_few()
+            losses, seconds = self._fit_few(few)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -317,14 +318,13 @@ class _Check:
             )
         elif not _fell(losses):
             text = (
-                f"A batch of {min(len(self.batch), OVERFIT_SAMPLES)} samples cannot be overfitted: {len(losses)} steps "
+                f"A batch of {len(few)} samples cannot be overfitted: {len(losses)} steps "
                 f"brought the loss from {losses[0]:.4g} to {min(losses):.4g} only. Targets that do not belong to their "
                 "inputs, dead or detached layers, or a wrong loss do this. See the other findings, then the batch."
             )
             yield Note("cannot-overfit", text, "warning", {"first": losses[0], "lowest": min(losses)})
 
-    def _fit_few(self) -> tuple[list[float], float]:
-        few = self.batch if self.task.coupled else self.batch.split(OVERFIT_SAMPLES)[0]
+    def _fit_few(self, few: Batch) -> tuple[list[float], float]:
         for module in self.trial.modules():
             if isinstance(module, nn.modules.dropout._DropoutNd):
                 module.eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from opsin.engine.checkpoint import write_durably
+from opsin.durable import write_durably
 from opsin.errors import ConfigError
 from opsin.report.build import build_page
 from opsin.report.html import MARK, page_html

@@ -6,6 +6,9 @@ filters, shards of several processes concatenate. So rows are kept on disk (`pre
 
 from __future__ import annotations
 
+import io
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from opsin.durable import write_durably
 from opsin.errors import DataError, ShapeError
 
 
@@ -93,11 +97,19 @@ class Rows:
 
     def save(self, path: Path) -> None:
         """Write the table as an .npz file that holds no pickle."""
-        with Path(path).open("wb") as file:
-            np.savez_compressed(file, **self.columns)  # type: ignore[arg-type]
+        file = io.BytesIO()
+        np.savez_compressed(file, **self.columns)  # type: ignore[arg-type]
+        write_durably(Path(path), file.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> Rows:
-        """Read a table written by `save`."""
-        with np.load(path, allow_pickle=False) as archive:
-            return cls({name: archive[name] for name in archive.files})
+        """Read a table written by `save`.
+
+        Raises:
+            DataError: if the file is missing or damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return cls({name: archive[name] for name in archive.files})
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(f"{path} cannot be read ({error}). Evaluate the run again to make it anew.") from error

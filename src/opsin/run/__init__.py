@@ -170,7 +170,9 @@ def train(
     named["run"] = {**named.get("run", {}), **{k: v for k, v in settings.items() if k in RunSettings.model_fields}}
     unknown = {k: v for k, v in settings.items() if k not in named and k not in RunSettings.model_fields}
     given = {**named, **unknown}
-    if not isinstance(data, Dataset):
+    if isinstance(data, Dataset):
+        given["data"] = data.opened
+    else:
         given["data"] = data if isinstance(data, Mapping) else {"path": str(data)}
     if isinstance(model, Mapping):
         given["model"], network = model, None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from opsin import __version__
-from opsin.engine.checkpoint import write_json
+from opsin.durable import write_json
 from opsin.errors import ConfigError, DataError, UnknownName
 
 RUNS = Path("runs")
@@ -63,11 +63,13 @@ class RunFolder:
         """
         path = self.path / name
         try:
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            found: Any = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise DataError(f"{path} is missing; is {self.path} a run, and has it got that far?") from error
         except ValueError as error:
-            raise DataError(f"{path} is damaged: {error}") from error
+            raise DataError(f"{path} is damaged ({error}). Restore it from a copy, or train a new run.") from error
+        if not isinstance(found, dict):
+            raise DataError(f"{path} is damaged (it holds no object). Restore it from a copy, or train a new run.")
         return found
 
     def write(self, name: str, value: Any) -> None:

@@ -39,7 +39,7 @@ def recipe_layer(task: str, reference: str) -> Layer:
     if path.suffix == ".json":
         try:
             kept = Recipe.load(path)
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise ConfigError(f"--recipe {reference}: cannot be read ({error}).") from error
         name, values = (
             kept.task_name,

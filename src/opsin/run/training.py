@@ -19,8 +19,9 @@ from opsin.bundle import Bundle, read_weights
 from opsin.data.cache import make_cache
 from opsin.data.loader import EvalLoader, TrainLoader
 from opsin.data.shrink import shrunk
+from opsin.durable import write_durably
 from opsin.engine.capacity import epochs_for_minutes, find_micro_batch
-from opsin.engine.checkpoint import Store, contiguous, write_durably
+from opsin.engine.checkpoint import Store, contiguous
 from opsin.engine.distributed import Processes
 from opsin.engine.evaluate import evaluate
 from opsin.engine.events import Event, Stream, Warned
@@ -149,7 +150,8 @@ class Trainer:
             order = seeding.numpy_generator(settings.split.seed, "limit").permutation(len(indices))
             indices = np.sort(indices[order[: settings.limit]])
         pictures = shrunk(dataset, settings.shrink, getattr(task, "reduce_to", None))
-        train = TrainLoader(pictures, indices, task, batch_size=run.batch_size, seed=run.seed, **shard)
+        least = 1 if run.sync_batch_norm else 2
+        train = TrainLoader(pictures, indices, task, batch_size=run.batch_size, seed=run.seed, least=least, **shard)
         size = max(min(run.batch_size, 256), self.processes.world)
         held = self.data.indices("val")
         val = EvalLoader(dataset, held, task, batch_size=size, **shard) if len(held) else None
@@ -257,6 +259,13 @@ class Trainer:
         micro = run.micro_batch or find_micro_batch(
             task, model, batch, precision=self.precision, optimizers=optimizers, processes=self.processes
         )
+        normalized = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+        if normalized and micro is not None and micro < len(batch) and not task.coupled:
+            text = (
+                f"Batch normalization takes its statistics from micro-batches of {micro} samples, not from the {len(batch)} of "
+                "this process: the result differs from that without micro-batches. A smaller run.batch_size needs none."
+            )
+            stream(Warned("micro-batch-statistics", text))
         epochs = run.epochs
         if run.minutes is not None:
             epochs = epochs_for_minutes(

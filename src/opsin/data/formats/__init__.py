@@ -78,6 +78,8 @@ def load_data(
     dataset: Dataset = module.read(place, ReadOptions(dict(columns or {}), skip_bad))
     dataset.name = name or _short_name(place)
     dataset.root = place.title
+    options = {"path": str(path), "format": format, "columns": dict(columns or {}), "skip_bad": skip_bad}
+    dataset.opened = {key: value for key, value in options.items() if value}
     place.forget()
     _ = dataset.spec
     return dataset
