@@ -205,10 +205,10 @@ class Loop:
             batch = self.task.augment(batch.to(self.device))
         parts: dict[str, Tensor] = {}
         norm: Tensor | None = None
-        rate = 0.0
+        rate = next(iter(self.base_rates.values()))[0] * factor  # of the first group, which `optimizer.lr` names
         for phase, optimizer in self.optimizers.items():
             for group, base in zip(optimizer.param_groups, self.base_rates[phase]):
-                group["lr"] = rate = base * factor
+                group["lr"] = base * factor
             parts.update(self._backward(batch, phase))
             norm = self._update(optimizer, phase)
         if self.average is not None:
