@@ -5,7 +5,8 @@ Implements: "b2-mnist" C3x64, P2, C3x128, P2, FC1024, dropout .4, FC10 (3,362,57
     "b2-simple-cnn" C3x64, C3x128, P2, dropout .3, FC1024, dropout .3, FC10 (18,960,138 at 28x28x1).
 Differs from the paper: torch's initialization; the flattened size follows `image_size` instead of being typed in.
 Checked against: parameter counts (tests/oracles/test_models_torchvision.py).
-Reproduced: not yet run.
+Reproduced: b2-mnist, MNIST, 2 epochs: 99.46 %, mean of 3 seeds; the book prints 99.02 for one run
+    (results/recipe-mnist-b2.json). b2-simple-cnn: not yet run.
 Weights: none shipped.
 """
 
