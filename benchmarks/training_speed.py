@@ -31,6 +31,7 @@ from opsin.recipe import OptimizerSettings
 from opsin.task import Batch
 from opsin.tasks.classify import Classify, ClassifySettings, HeadSettings
 
+
 def pictures(channels: int, size: int, count: int) -> tuple[Any, Any]:
     """Random pictures (N, H, W, C) or (N, H, W), and labels (N,)."""
     draw = np.random.default_rng(0)
