@@ -68,7 +68,7 @@ class TestFolder:
         data = load_data(tree(tmp_path, *trained, "test/cat/1.png", "test/dogs/1.png"))
         (problem,) = data.problems
         assert "train lacks 'dogs'; test lacks 'dog'" in problem.message
-        assert inspect_data(data)["problems"] == [problem.message]
+        assert inspect_data(data)["problems"] == [str(problem)]
         found = check(data, options=CheckOptions(only=("reader", "balance")))
         missing = {f.data["part"]: f.level for f in found if f.code == "class-missing-from-split"}
         assert missing == {"train": "error", "test": "warning"}
