@@ -52,7 +52,9 @@ def resize(image: Tensor, size: Size) -> tuple[Tensor, Geometry]:
     native = image.dtype == torch.uint8 and image.device.type == "cpu"
     values = _interleaved(image) if native else image[None].to(torch.float32)
     values = F.interpolate(values, size, mode="bilinear", antialias=True, align_corners=False)
-    if not native and not image.is_floating_point():
+    if native:
+        return values[0], geometry
+    if not image.is_floating_point():
         values = values.round_()
     return values[0].to(image.dtype), geometry
 
