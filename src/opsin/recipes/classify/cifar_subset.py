@@ -1,6 +1,9 @@
 """A balanced subset of CIFAR-10 (20,000 training pictures) with our small net, twenty minutes on two cores.
 
 python benchmarks/recipe.py cifar-subset --data cifar10-subset.tar.gz
+
+Not the first version: cutout instead of CutMix, at higher rates, overfitted (85.55 % on the test part, which was seen before
+this one was made; what is here was chosen on the validation part).
 """
 
 from __future__ import annotations
