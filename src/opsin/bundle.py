@@ -169,8 +169,7 @@ class Bundle:
 
     def stream(self, images: Iterable[Any], *, batch_size: int = 32, runner: Any = None) -> Iterator[Any]:
         """Predict pictures as they come, one result each, in order."""
-        reduce_to = getattr(self.task, "reduce_to", None)
-        spec = getattr(self.task, "spec", None)
+        reduce_to, spec = self.task.reduce_to, self.task.spec
         source = (as_sample(image, number, reduce_to, spec) for number, image in enumerate(images))
         while samples := list(islice(source, batch_size)):
             yield from self.predict_samples(samples, runner)
@@ -191,8 +190,7 @@ class Bundle:
         """What pictures the model takes, in words; None when the task does not say."""
         from opsin.data.classes import spec_words
 
-        spec = getattr(self.task, "spec", None)
-        return None if spec is None else spec_words(spec)
+        return None if self.task.spec is None else spec_words(self.task.spec)
 
     @property
     def metrics(self) -> Mapping[str, Any]:

@@ -174,6 +174,7 @@ class Task(abc.ABC, Generic[S]):
     phases: ClassVar[tuple[str, ...]] = ("main",)
     coupled: ClassVar[bool] = False
     settings_type: ClassVar[type[TaskSettings]] = TaskSettings
+    spec: ImageSpec | None = None  # what pictures are turned into, for tasks on pictures
 
     def __init__(self, settings: S) -> None:
         self.settings = settings
@@ -207,6 +208,11 @@ class Task(abc.ABC, Generic[S]):
     def static_prepare(self) -> bool:
         """Whether `prepare` is the same in training and evaluation and gives inputs of one size."""
         return False
+
+    @property
+    def reduce_to(self) -> int | None:
+        """Pixels of the shorter side that are enough for `prepare`; None if pictures are wanted as they are."""
+        return None
 
     # From a sample to a batch -----------------------------------------------------------------------------------------
 

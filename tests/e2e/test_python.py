@@ -15,9 +15,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import opsin
-from opsin.engine.events import EpochDone, Evaluated, Event, Warned
+from opsin.engine.events import EpochDone, Evaluated, Event, RunStarted, StepDone, Warned
 from opsin.errors import CheckpointError, ConfigError, TrainingError
 from opsin.recipe import Layer
+from opsin.run import Run
 
 
 class Own(nn.Module):
@@ -127,6 +128,34 @@ def test_own_module_object_is_given_again_to_load(digits) -> None:  # type: igno
     with pytest.raises(CheckpointError, match="model="):
         opsin.load(run.path)
     assert opsin.load(run.path, model=Own()).predict(np.zeros((8, 8), np.uint8)).label in "0123456789"
+
+
+def test_what_training_starts_from_and_how_is_said(digits, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    seen: list[Event] = []
+
+    def train(model: Any, **sections: Any) -> Run:
+        seen.clear()
+        run: Run = opsin.train(
+            "classify", data=digits, model=model, epochs=1, threads=1, quiet=True, listeners=(), callbacks=[seen.append],
+            optimizer={"name": "muon", "lr": 0.02, "other_lr": 0.3}, schedule={"name": "constant"}, **sections,
+        )  # fmt: skip
+        return run
+
+    def told() -> str:
+        return next(str(event.details["weights"]) for event in seen if isinstance(event, RunStarted))
+
+    threads = torch.get_num_threads()
+    try:
+        run = train("mlp")
+        assert told() == "new weights (no --weights given)"
+        assert {event.lr for event in seen if isinstance(event, StepDone)} == {0.02}  # of optimizer.lr, not other_lr
+        assert json.loads((run.path / "environment.json").read_text())["threads"] == 1
+        train({"name": "mlp", "weights": str(run.path / "bundle" / "weights.safetensors")})
+        assert told().startswith("6 tensors loaded from ")
+        train(Own())
+        assert told() == "the weights of the given module"
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_own_module_from_a_file(digits, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -233,6 +233,13 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
     assert "\x1b" not in file.getvalue()
 
 
+def test_starting_weights_are_said_once() -> None:
+    for step, expected in ((0, ["starting from new weights"]), (100, [])):
+        file = io.StringIO()
+        Terminal(file=file)(RunStarted(FOLDER, 3, STEPS, 3200, step, step // STEPS, {"weights": "new weights"}))
+        assert file.getvalue().splitlines()[1:] == expected
+
+
 def test_progress_lines_in_long_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("opsin.engine.listeners.terminal.time", types.SimpleNamespace(monotonic=lambda: now[0]))

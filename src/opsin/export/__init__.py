@@ -276,7 +276,7 @@ def describe(bundle: Bundle, traced: Traced) -> dict[str, Any]:
         "model": bundle.spec.to_dict(),
         "input": {"name": INPUT, "dtype": pixel_type, "shape": [traced.batch, *traced.example.shape[1:]]},
         "outputs": list(traced.outputs),
-        "reduce_to": getattr(bundle.task, "reduce_to", None),
+        "reduce_to": bundle.task.reduce_to,
         "license": bundle.info.get("license", "unknown"),
         "lineage": bundle.info.get("lineage", {}),
         "metrics": bundle.info.get("metrics", {}),

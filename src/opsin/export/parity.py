@@ -137,9 +137,8 @@ def made_inputs(task: Task[Any], batch: int | None) -> Iterator[tuple[str, Tenso
 
 
 def _range(task: Task[Any], example: Tensor) -> tuple[float, float]:
-    spec = getattr(task, "spec", None)
-    if spec is not None:
-        return float(spec.range[0]), float(spec.range[1])
+    if task.spec is not None:
+        return float(task.spec.range[0]), float(task.spec.range[1])
     if example.is_floating_point():
         return float(example.min()), float(example.max())
     return 0.0, float(torch.iinfo(example.dtype).max)

@@ -86,7 +86,7 @@ def _pictures(run: Run) -> tuple[Sequence[Sample], list[str]]:
         indices = run.data.indices("val")
         count = min(SAMPLES, len(indices))
         chosen = indices[np.linspace(0, max(len(indices) - 1, 0), count).round().astype(np.int64)]
-        reduce_to = getattr(run.bundle.task, "reduce_to", None)
+        reduce_to = run.bundle.task.reduce_to
         return [run.data.dataset.read(int(i), reduce_to) for i in chosen], []
     except (DataError, ConfigError, OSError) as error:
         return [], [f"The validation pictures cannot be read: {error}"]

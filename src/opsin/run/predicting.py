@@ -93,7 +93,7 @@ def predict_files(
     sources = [_source(Path(one)) for one in inputs]
     if sum(len(source) for source in sources) == 0:
         raise ConfigError(f"No picture found in {', '.join(map(str, inputs))}.")
-    reduce_to = getattr(bundle.task, "reduce_to", None)
+    reduce_to = bundle.task.reduce_to
     for source in sources:
         reader = _read_ahead(source, reduce_to)
         while chunk := list(islice(reader, BATCH)):

@@ -71,7 +71,10 @@ class Trainer:
     ) -> None:
         self.folder, self.recipe, self.data, self.network = folder, recipe, data, network
         self.callbacks, self.quiet = callbacks, quiet
-        self.start_from = "new weights (no --weights given)" if recipe.model.weights == "none" else recipe.model.weights
+        self.start_from = recipe.model.weights
+        if recipe.model.weights == "none":
+            given = isinstance(network, nn.Module)
+            self.start_from = "the weights of the given module" if given else "new weights (no --weights given)"
         run = recipe.run
         self.device = choose_device(run.device)
         self.processes = Processes.join(self.device.type)
@@ -149,7 +152,7 @@ class Trainer:
         if settings.limit is not None and settings.limit < len(indices):
             order = seeding.numpy_generator(settings.split.seed, "limit").permutation(len(indices))
             indices = np.sort(indices[order[: settings.limit]])
-        pictures = shrunk(dataset, settings.shrink, getattr(task, "reduce_to", None))
+        pictures = shrunk(dataset, settings.shrink, task.reduce_to)
         least = 1 if run.sync_batch_norm else 2
         train = TrainLoader(pictures, indices, task, batch_size=run.batch_size, seed=run.seed, least=least, **shard)
         size = max(min(run.batch_size, 256), self.processes.world)

@@ -112,7 +112,7 @@ class Classify(Task[ClassifySettings]):
         super().__init__(settings)
         ends = np.cumsum([len(head.class_names) for head in settings.heads]).tolist()
         self.slices = [slice(end - len(head.class_names), end) for head, end in zip(settings.heads, ends)]
-        self.spec = ImageSpec(settings.channels, settings.pixel_type, settings.pixel_range)
+        self.spec: ImageSpec = ImageSpec(settings.channels, settings.pixel_type, settings.pixel_range)
         self._weights = [None if h.class_weights is None else torch.tensor(h.class_weights) for h in settings.heads]
 
     # From data to settings, from settings to a model -----------------------------------------------------------------
@@ -198,7 +198,6 @@ class Classify(Task[ClassifySettings]):
 
     @property
     def reduce_to(self) -> int | None:
-        """Shorter side below which a large picture need not be decoded."""
         return None if self.settings.small else round(max(self.settings.image_size) / 0.875)
 
     def collate(self, samples: Sequence[Prepared], keys: Keys) -> Batch:

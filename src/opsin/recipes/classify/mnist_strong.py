@@ -2,7 +2,8 @@
 
 python benchmarks/recipe.py mnist-strong --data mnist
 
-Not the first version: 11 epochs at rate 0.05 reached 99.59 % on the test part, which was seen before this one was made.
+Not the first version: 11 epochs at rate 0.05 reached 99.59 % on the test part (the same command at commit 583352dbd36c), which was
+seen before this one was made.
 """
 
 from __future__ import annotations
