@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import subprocess
 import sys
 from typing import NamedTuple
 
 import pytest
 import torch
+from tests.tiny import TINY
 from torch import Tensor, nn
 
 from opsin.errors import ConfigError, ShapeError, UnknownName
 from opsin.models import Classified, ModelSpec, build, models, resolve
 from opsin.seeding import torch_seeded
 from opsin.testing import ContractError, check_model
-
-# What makes a network small, where it has such an argument.
-NARROW = {"width": 8, "hidden": 32, "widths": (8, 16, 16)}
-DEEP = {"resnet50": ((64, 64),), "resnet34": ((64, 48),)}  # a map of 1x1 is too small for deep batch norms
 
 MODULE = """
 import torch
@@ -70,14 +66,9 @@ def user_file(tmp_path):
     return path
 
 
-def _narrow(name: str) -> dict[str, object]:
-    parameters = inspect.signature(models.get(name)).parameters
-    return {k: v for k, v in NARROW.items() if k in parameters and type(parameters[k].default) is type(v)}
-
-
 @pytest.mark.parametrize("name", models)
 def test_registered(name):
-    check_model(name, _narrow(name), image_sizes=DEEP.get(name, ((32, 32), (40, 32))))
+    check_model(name, TINY[name].kwargs, image_sizes=TINY[name].sizes)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
@@ -256,3 +247,7 @@ def test_listing_loads_no_torch():
     subprocess.run([sys.executable, "-c", f"{code}; sys.exit('torch' in sys.modules)"], check=True)
     code = "import sys; import opsin.models.builder; sys.exit('timm' in sys.modules or 'torchvision' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_network_has_a_tiny_variant():
+    assert set(TINY) == set(models)
