@@ -79,6 +79,49 @@ class ModelSettings(Settings):
     """File with starting weights, or `none`."""
 
 
+class StageSettings(Settings):
+    """One stage of fine-tuning."""
+
+    name: str
+    """For people."""
+    train: str = "all"
+    """What is trained: `head`, `all`, `last:N` (the N last blocks and the head), `from:BLOCK`, or comma-separated patterns of
+    parameter names such as `layer4.*,*.bias`."""
+    share: float = Field(1.0, gt=0)
+    """Share of the run's epochs, beside those of the other stages."""
+    rate: float = Field(1.0, gt=0)
+    """Factor of all learning rates of the stage."""
+    patience: int | None = Field(None, ge=1)
+    """The next stage begins after this many validations without a better metric; by default run.patience."""
+
+
+class TransferSettings(Settings):
+    """How a model learns from weights that were trained on something else (`--transfer`)."""
+
+    plan: Literal["none", "head", "staged", "full", "lora", "bias"] = "none"
+    """head: the last layer alone. staged: head, then the last blocks, then everything. full: everything at once. lora: head and
+    low-rank changes of all other weights (Hu et al. 2021). bias: head, biases and norms (BitFit, Ben Zaken et al. 2021). none:
+    no plan, everything at one rate."""
+    head: Literal["auto", "features", "steps", "keep"] = "auto"
+    """How the last layer begins: fitted to the features of the training pictures, computed once (features); at random (steps);
+    as the weights have it (keep). auto: features, except for the plans full and none."""
+    top: int = Field(1, ge=1)
+    """For staged: how many of the last blocks the middle stage trains."""
+    trunk_rate: float = Field(0.1, gt=0)
+    """Learning rate of what comes from the weights, as a factor of optimizer.lr."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Further factor for each block further from the head."""
+    freeze_statistics: bool | Literal["auto"] = "auto"
+    """Keep the running statistics of batch norms also in blocks that are trained (in frozen blocks they are always kept). auto:
+    keep them where the head was fitted to features, which would not fit other statistics."""
+    rank: int = Field(8, ge=1)
+    """For lora: rank of the changes."""
+    alpha: float | None = Field(None, gt=0)
+    """For lora: changes are scaled by alpha / rank; by default alpha = rank."""
+    stages: tuple[StageSettings, ...] = ()
+    """Stages of your own, instead of the plan's."""
+
+
 class OptimizerSettings(Settings):
     """How weights are updated."""
 
@@ -162,6 +205,7 @@ class RunSettings(Settings):
 SECTIONS: dict[str, type[Settings]] = {
     "data": DataSettings,
     "model": ModelSettings,
+    "transfer": TransferSettings,
     "optimizer": OptimizerSettings,
     "schedule": ScheduleSettings,
     "run": RunSettings,
@@ -183,6 +227,7 @@ class Recipe:
     task_name: str
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
+    transfer: TransferSettings = TransferSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     run: RunSettings = RunSettings()
@@ -243,7 +288,7 @@ class Recipe:
         """
         if values.get("version") != 1:
             raise ConfigError(f"This recipe has version {values.get('version')!r}; this opsin reads version 1.")
-        sections = {name: model.model_validate(values[name]) for name, model in SECTIONS.items()}
+        sections = {name: model.model_validate(values.get(name, {})) for name, model in SECTIONS.items()}
         return cls(task_name=values["task_name"], task=values["task"], sources=values["sources"], **sections)  # type: ignore[arg-type]
 
     def with_values(self, source: str, **dotted: Any) -> Recipe:

@@ -214,6 +214,10 @@ class Task(abc.ABC, Generic[S]):
         """Pixels of the shorter side that are enough for `prepare`; None if pictures are wanted as they are."""
         return None
 
+    def input_settings(self) -> dict[str, Any]:
+        """The settings that decide what `prepare` makes of a picture for prediction; by default all of them."""
+        return self.settings.model_dump(mode="json")
+
     # From a sample to a batch -----------------------------------------------------------------------------------------
 
     @abc.abstractmethod
@@ -252,6 +256,22 @@ class Task(abc.ABC, Generic[S]):
     def gather(self, features: Tensor) -> Tensor:
         """For coupled tasks: the rows of all processes, own gradient kept; the engine replaces it when there are several."""
         return features
+
+    def fit_head(
+        self, features: NDArray[np.float32], data: Any, indices: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], str] | None:
+        """Weights of a last linear layer that fits features to targets, for transfer without steps.
+
+        Args:
+            features: (N, D), what the last layer is given for the samples.
+            data: the data set.
+            indices: positions of the samples, (N,).
+
+        Returns:
+            Weight (K, D), bias (K,) and what was done in words; None if the task has no such fit.
+        """
+        del features, data, indices
+        return None
 
     # Prediction and judgement -----------------------------------------------------------------------------------------
 

@@ -25,6 +25,12 @@ def command(
     weights: Annotated[
         str | None, typer.Option(help="File with starting weights (.safetensors, .pt, .pth), or none.")
     ] = None,
+    transfer: Annotated[
+        str | None,
+        typer.Option(
+            help="How to learn from --weights: head, staged, full, lora or bias; advise measures several first."
+        ),
+    ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="A named recipe (docs/results.md lists them), or a recipe.json.")
     ] = None,
@@ -64,7 +70,7 @@ def command(
     flags = {
         "data.path": data, "data.format": format, "data.columns": pairs(columns), "data.skip_bad": skip_bad or None,
         "data.split.group": group, "data.split.seed": split_seed, "data.split.earlier": split_from, "data.split.folds": folds,
-        "model.name": model, "model.weights": weights, "task.augment_preset": augment,
+        "model.name": model, "model.weights": weights, "transfer.plan": None if transfer == "advise" else transfer, "task.augment_preset": augment,
         "run.epochs": epochs, "run.minutes": minutes, "run.batch_size": batch_size, "run.seed": seed,
     }  # fmt: skip
     if resume is not None:
@@ -79,12 +85,33 @@ def command(
     from opsin.run.settings import flag_layers
 
     layers = [*flag_layers(task, recipe, flags), overrides(settings or [])]
+    if transfer == "advise":
+        if repeat > 1 or folds is not None:
+            raise ConfigError("--transfer advise takes neither --repeat nor --folds.")
+        from opsin.run.advising import advise
+
+        advice = advise(task, layers, out=out, quiet=quiet, progress=None if quiet else _progress)
+        emit(advice.to_dict(), json, lambda: _advice(advice))
+        return 0
     runs = train_repeated(
         task, layers, out=out, repeat=repeat, folds=folds, quiet=quiet, progress=None if quiet else _progress
     )
     found = runs.to_dict()
     emit(found, json, lambda: runs.text())
     return 130 if runs.interrupted else 0
+
+
+def _advice(advice: Any) -> Any:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("plan", f"validation {advice.metric}", "95 % interval", "seconds")
+    for row in advice.plans:
+        one = row["metric"]
+        interval = "" if one["low"] is None else f"{one['low']:.4f} to {one['high']:.4f}"
+        table.add_row(row["plan"], f"{one['value']:.4f}", interval, f"{row['seconds']:.0f}")
+    return Group(table, Text(advice.text()))
 
 
 def _resume(reference: str, quiet: bool, json: bool, fresh: bool) -> int:

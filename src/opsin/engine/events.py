@@ -29,6 +29,18 @@ class RunStarted:
 
 
 @dataclass(frozen=True)
+class StageStarted:
+    """A stage of fine-tuning begins; `number` counts from 1, `trained` says in words what is trained."""
+
+    step: int
+    epoch: int
+    number: int
+    stages: int
+    name: str
+    trained: str
+
+
+@dataclass(frozen=True)
 class StepDone:
     """One optimizer step. `parts` holds loss terms divided by their global counts, as tensors: read them rarely."""
 
@@ -82,6 +94,14 @@ class Warned:
 
 
 @dataclass(frozen=True)
+class Noted:
+    """Something done that a person may want to know; `code` is stable for machines."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Finished:
     """Training has ended; `reason` is "done", "early stopping" or "interrupted"."""
 
@@ -92,7 +112,7 @@ class Finished:
     best: Mapping[str, float]
 
 
-Event = RunStarted | StepDone | Evaluated | EpochDone | CheckpointSaved | Warned | Finished
+Event = RunStarted | StageStarted | StepDone | Evaluated | EpochDone | CheckpointSaved | Warned | Noted | Finished
 Listener = Callable[[Event], None]
 
 

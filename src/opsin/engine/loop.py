@@ -26,6 +26,7 @@ from opsin.engine.events import (
     Evaluated,
     Finished,
     RunStarted,
+    StageStarted,
     StepDone,
     Stream,
     Warned,
@@ -57,7 +58,10 @@ class Epochs(Protocol):
 
 @dataclass
 class LoopState:
-    """Where training stands; everything here is in every checkpoint."""
+    """Where training stands; everything here is in every checkpoint.
+
+    `stage` counts from 0; `stage_epoch` and `stage_step` say where it began.
+    """
 
     epoch: int = 0
     step_in_epoch: int = 0
@@ -70,11 +74,35 @@ class LoopState:
     sums: dict[str, list[float]] = field(default_factory=dict)
     stopped: str = ""
     warned: bool = False
+    stage: int = 0
+    stage_epoch: int = 0
+    stage_step: int = 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run with its own trainable parameters, optimizer, schedule and end.
+
+    Args:
+        name: for people.
+        epochs: most epochs of this stage.
+        patience: end the stage after this many validations without a better metric; the next one begins then.
+        trained: what is trained, in words.
+    """
+
+    name: str
+    epochs: int
+    patience: int | None = None
+    trained: str = ""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The numbers of a run that the loop needs; see `opsin.recipe` for their meaning."""
+    """The numbers of a run that the loop needs; see `opsin.recipe` for their meaning.
+
+    With `stages`, `epochs` is their sum, and each stage has its own patience. `judge_first` validates the model before step
+    1, so that training has to beat it.
+    """
 
     epochs: int
     seed: int = 0
@@ -83,8 +111,11 @@ class Plan:
     patience: int | None = None
     validate_every: int = 1
     checkpoint_seconds: float = 60.0
+    judge_first: bool = False
+    stages: tuple[Stage, ...] = ()
 
 
+BeginStage = Callable[[int], tuple[Mapping[str, torch.optim.Optimizer], Schedule]]
 Validate = Callable[[nn.Module], Mapping[str, float]]
 
 
@@ -105,6 +136,9 @@ class Loop:
         store: where checkpoints go; None keeps none.
         save_best: called with the model's state when a validation is the best so far, or none could be judged.
         average: running average of weights, validated and kept instead of the weights themselves.
+        begin_stage: makes the parameters of a stage trainable and gives its optimizers and schedule; those of the first
+            stage are given as `optimizers` and `schedule`.
+        load_best: gives the weights that `save_best` kept, from which the next stage goes on.
         interrupted: asked between steps whether a person or the machine wants to stop.
     """
 
@@ -125,28 +159,53 @@ class Loop:
         store: disk.Store | None = None,
         save_best: Callable[[Mapping[str, Tensor]], None] | None = None,
         average: Average | None = None,
+        begin_stage: BeginStage | None = None,
+        load_best: Callable[[], Mapping[str, Tensor]] | None = None,
         interrupted: Callable[[], bool] = lambda: False,
         folder: Path | None = None,
         details: Mapping[str, Any] | None = None,
     ) -> None:
         self.task, self.model, self.forward = task, model, forward or model
-        self.optimizers, self.schedule, self.loader, self.plan = optimizers, schedule, loader, plan
+        self.loader, self.plan = loader, plan
+        self.begin_stage, self.load_best = begin_stage, load_best
         self.precision, self.processes = precision, processes or Processes()
         self.stream = stream or Stream({})
         self.validate, self.store, self.save_best, self.average = validate, store, save_best, average
         self.interrupted, self.folder, self.details = interrupted, folder, dict(details or {})
         self.state = LoopState()
         self.device = next(model.parameters()).device
-        self.base_rates = {phase: [group["lr"] for group in opt.param_groups] for phase, opt in optimizers.items()}
-        self._trained = {
-            phase: [p for group in opt.param_groups for p in group["params"]] for phase, opt in optimizers.items()
-        }
+        self._use(optimizers, schedule)
         self._sums: dict[str, list[float]] = {}
         self._last_saved = time.monotonic()
         if self.processes.world > 1:
             self.task.gather = self.processes.gather  # type: ignore[method-assign]
 
+    def _use(self, optimizers: Mapping[str, torch.optim.Optimizer], schedule: Schedule) -> None:
+        self.optimizers, self.schedule = optimizers, schedule
+        self.base_rates = {phase: [group["lr"] for group in opt.param_groups] for phase, opt in optimizers.items()}
+        self._trained = {
+            phase: [p for group in opt.param_groups for p in group["params"]] for phase, opt in optimizers.items()
+        }
+
     # The run ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to train."""
+        return bool(self.state.stopped) or self.state.epoch >= self._end
+
+    @property
+    def _end(self) -> int:
+        """The epoch before which the run, or its last stage, ends."""
+        stages, state = self.plan.stages, self.state
+        if not stages:
+            return self.plan.epochs
+        return state.stage_epoch + sum(stage.epochs for stage in stages[state.stage :])
+
+    @property
+    def _stage_end(self) -> int:
+        stages, state = self.plan.stages, self.state
+        return state.stage_epoch + stages[state.stage].epochs if stages else self.plan.epochs
 
     def run(self) -> LoopState:
         """Train to the end, or to an interruption; returns where training stands."""
@@ -163,8 +222,12 @@ class Loop:
                 self.details,
             )
         )
+        if self.plan.judge_first and self.state.step == 0 and not self.state.best:
+            self._judge(-1)
+        if self.plan.stages and self.state.step == 0:
+            self._say_stage()
         reason = self.state.stopped or "done"
-        while not self.state.stopped and self.state.epoch < self.plan.epochs:
+        while not self.finished:
             if not self._epoch(began):
                 reason = "interrupted"
                 break
@@ -190,17 +253,40 @@ class Loop:
             EpochDone(state.step, state.epoch, metrics, time.monotonic() - started, self.loader.samples_per_epoch)
         )
         self._sums.clear()
-        self._validate()
+        stage_over = self._validate()
         state.epoch, state.step_in_epoch = state.epoch + 1, 0
+        if stage_over or state.epoch >= self._stage_end:
+            self._next_stage()
         state.seconds = time.monotonic() - began
         self.save()
         return True
+
+    def _next_stage(self) -> None:
+        """Go on from the best weights so far with the parameters, optimizers and schedule of the next stage."""
+        state = self.state
+        if state.stage + 1 >= len(self.plan.stages) or self.begin_stage is None:
+            return
+        self.processes.barrier()  # the best weights are on disk
+        if self.load_best is not None and state.best:
+            disk.load_strictly(self.model, self.load_best(), "the best weights")
+            if self.average is not None:
+                self.average.reset()
+        state.stage, state.stage_epoch, state.stage_step = state.stage + 1, state.epoch, state.step
+        state.worse_in_a_row = 0
+        self._use(*self.begin_stage(state.stage))
+        self._say_stage()
+
+    def _say_stage(self) -> None:
+        state, stage = self.state, self.plan.stages[self.state.stage]
+        self.stream(
+            StageStarted(state.step, state.epoch, state.stage + 1, len(self.plan.stages), stage.name, stage.trained)
+        )
 
     # One step ---------------------------------------------------------------------------------------------------------
 
     def _step(self, batch: Batch) -> None:
         state = self.state
-        factor = self.schedule(state.step)
+        factor = self.schedule(state.step - state.stage_step)
         with torch.no_grad():
             batch = self.task.augment(batch.to(self.device))
         parts: dict[str, Tensor] = {}
@@ -307,10 +393,32 @@ class Loop:
 
     # Judging and keeping ----------------------------------------------------------------------------------------------
 
-    def _validate(self) -> None:
-        state, last = self.state, self.state.epoch + 1 >= self.plan.epochs
+    def _validate(self) -> bool:
+        """Judge the model if it is time to; whether the stage ends here because nothing gets better."""
+        state, last = self.state, self.state.epoch + 1 >= self._stage_end
         if self.validate is None or not (last or (state.epoch + 1) % self.plan.validate_every == 0):
-            return
+            return False
+        undefined = self._judge(state.epoch)
+        if undefined and not state.warned:
+            state.warned = True
+            text = (
+                f"{self.task.monitor.name} cannot be computed on the validation part (nan), so no epoch can be called the best: the "
+                "latest weights are kept. See that the validation part has labels of every kind."
+            )
+            self.stream(Warned("undefined-monitor", text))
+        stages = self.plan.stages
+        patience = stages[state.stage].patience if stages else self.plan.patience
+        if patience is None or state.worse_in_a_row < patience:
+            return False
+        if state.stage + 1 >= len(stages):
+            state.stopped = "early stopping"
+        return True
+
+    def _judge(self, epoch: int) -> bool:
+        """Validate, and keep the weights if they are the best so far; whether nothing could be judged yet."""
+        if self.validate is None:
+            return False
+        state = self.state
         if self.average is not None:
             self.average.swap()
         self.model.eval()
@@ -323,7 +431,7 @@ class Loop:
         )
         undefined = math.isnan(value) and math.isnan(held)
         if better or undefined:
-            state.best, state.best_epoch, state.worse_in_a_row = metrics, state.epoch, 0
+            state.best, state.best_epoch, state.worse_in_a_row = metrics, epoch, 0
             if self.save_best is not None and self.processes.is_main:
                 self.save_best(self.model.state_dict())
         else:
@@ -331,16 +439,8 @@ class Loop:
         if self.average is not None:
             self.average.swap()
         self.model.train()
-        self.stream(Evaluated(state.step, state.epoch, "val", metrics, better, monitor.name))
-        if undefined and not state.warned:
-            state.warned = True
-            text = (
-                f"{monitor.name} cannot be computed on the validation part (nan), so no epoch can be called the best: the "
-                "latest weights are kept. See that the validation part has labels of every kind."
-            )
-            self.stream(Warned("undefined-monitor", text))
-        if self.plan.patience is not None and state.worse_in_a_row >= self.plan.patience:
-            state.stopped = "early stopping"
+        self.stream(Evaluated(state.step, epoch, "val", metrics, better, monitor.name))
+        return undefined
 
     def _should_stop(self) -> bool:
         if self.processes.world == 1:
@@ -384,6 +484,9 @@ class Loop:
             self.stream.restore({})
             return False
         tensors, record = found
+        state = LoopState(**record["loop"])
+        if state.stage and self.begin_stage is not None:
+            self._use(*self.begin_stage(state.stage))
         where = str(self.store.list()[-1]) if self.store else ""
         disk.load_strictly(self.model, _under("model.", tensors), where)
         for phase, optimizer in self.optimizers.items():
@@ -392,7 +495,7 @@ class Loop:
             self.average.load_state_dict(_under("average.", tensors), record["average_updates"])
         if self.precision.scaler is not None and record["scaler"]:
             self.precision.scaler.load_state_dict(record["scaler"])
-        self.state = LoopState(**record["loop"])
+        self.state = state
         # The sums are global already: the first process goes on with them, the others from zero under the same names.
         self._sums = {n: list(v) if self.processes.is_main else [0.0, 0.0] for n, v in self.state.sums.items()}
         self.stream.restore(record["listeners"])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from opsin.engine.muon import Muon, is_hidden
-from opsin.errors import TrainingError
+from opsin.errors import ConfigError, TrainingError
 from opsin.recipe import OptimizerSettings
 
 
@@ -24,29 +24,47 @@ def learning_rate(settings: OptimizerSettings, batch_size: int) -> float:
 
 
 def build_optimizer(
-    settings: OptimizerSettings, named: Iterable[tuple[str, nn.Parameter]], batch_size: int
+    settings: OptimizerSettings,
+    named: Iterable[tuple[str, nn.Parameter]],
+    batch_size: int,
+    rates: Mapping[str, float] | None = None,
 ) -> torch.optim.Optimizer:
     """An optimizer over the trainable parameters given; vectors and scalars (biases, norms) get no weight decay.
 
+    Args:
+        settings: the update rule.
+        named: parameters by name; those without gradient are left out.
+        batch_size: samples per step, for the default rate.
+        rates: factor of the rate by parameter name (discriminative rates); 1 for those that are not named.
+
     Raises:
         TrainingError: if nothing is trainable.
+        ConfigError: if the update rule takes one rate only.
     """
     trainable = [(name, parameter) for name, parameter in named if parameter.requires_grad]
     if not trainable:
         raise TrainingError("No parameter of the model is trainable: everything is frozen. Unfreeze at least the head.")
-    decayed = [p for _, p in trainable if p.ndim > 1]
-    plain = [p for _, p in trainable if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    factors = {name: (rates or {}).get(name, 1.0) for name, _ in trainable}
     rate = learning_rate(settings, batch_size)
+    groups: list[dict[str, Any]] = []
+    for factor in sorted(set(factors.values()), reverse=True):  # the first group has the rate that `optimizer.lr` names
+        own = [p for name, p in trainable if factors[name] == factor]
+        scaled = {} if set(factors.values()) == {1.0} else {"lr": rate * factor}
+        decayed, plain = [p for p in own if p.ndim > 1], [p for p in own if p.ndim <= 1]
+        groups.append({"params": decayed, "weight_decay": settings.weight_decay, **scaled})
+        groups.append({"params": plain, "weight_decay": 0.0, **scaled})
+    groups = [group for group in groups if group["params"]]
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for _, p in trainable)
     if settings.name == "sgd":
         nesterov = settings.nesterov and settings.momentum > 0
         return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, nesterov=nesterov, fused=fused)
     if settings.name == "muon":
+        if set(factors.values()) != {1.0}:
+            raise ConfigError(
+                "optimizer.name = 'muon' takes one rate for all layers, and the transfer plan sets several. Choose sgd or "
+                "adamw, or transfer.trunk_rate=1 with transfer.layer_decay=1."
+            )
+        decayed = [p for _, p in trainable if p.ndim > 1]
         last = [name for name, p in trainable if p.ndim > 1][-1:]
         hidden = {id(p) for name, p in trainable if is_hidden(name, p, *last)}
         rest = [{**group, "params": [p for p in group["params"] if id(p) not in hidden]} for group in groups]
@@ -76,6 +94,12 @@ class Average:
         self.updates += 1
         weight = 1.0 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(self._mean, self._live, weight)
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Begin anew from the weights as they are."""
+        self.updates = 0
+        torch._foreach_copy_(self._mean, self._live)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averaged weights under the model's own names."""

@@ -131,7 +131,7 @@ def load_weights(
     if not any(own[name].ndim for name in common):
         raise CheckpointError(_nothing_matches(path, state, own))
     adapted = _adapt_first(target, common) if adapt_input else None
-    head = _head_of(target)
+    head = head_of(target)
     differing = {name: tensor for name, tensor in common.items() if tensor.shape != own[name].shape}
     mismatched = {
         n: (tuple(t.shape), tuple(own[n].shape)) for n, t in differing.items() if allow_head_mismatch and n in head
@@ -267,7 +267,7 @@ def _matched(model: nn.Module, state: dict[str, Tensor]) -> tuple[nn.Module, dic
     return max(pairs, key=lambda pair: len(pair[0].state_dict().keys() & pair[1].keys()))
 
 
-def _head_of(model: nn.Module) -> set[str]:
+def head_of(model: nn.Module) -> set[str]:
     """Names of the tensors of the classifier: as the model says (`head_names`), else the last layer with weights."""
     state = model.state_dict()
     for path, module in model.named_modules():

@@ -15,6 +15,7 @@ from opsin.recipe import Layer, Recipe
 from opsin.run.data import Progress, RunData, continued, open_data, reopen_data
 from opsin.run.folder import RunFolder, environment, find_run, new_folder
 from opsin.run.training import Callback, Trainer
+from opsin.run.transferring import transfer_defaults
 from opsin.task import tasks
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def new_recipe(task: str, layers: Sequence[Layer]) -> Recipe:
         UnknownName: if there is no such task.
         ConfigError: with everything that is wrong in the values.
     """
-    return Recipe.build(task, tasks.get(task).settings_type, layers)
+    return Recipe.build(task, tasks.get(task).settings_type, [*transfer_defaults(layers), *layers])
 
 
 def train(

@@ -255,8 +255,11 @@ def summary_text(run: Run) -> str:
     found = state.get("validation", {}).get(name)
     value = "" if not found else f"  validation {name} {_interval(found)}"
     best, epochs = state.get("best", {}).get("epoch", -1) + 1, state["effective"]["epochs"]
+    when = f"best epoch {best} of {epochs}" if best else f"{epochs} epochs"
+    if not best and state.get("best", {}).get("metrics") and epochs:
+        when += ", none better than the start"
     return (
-        f"{run.path}:{value}  best epoch {best} of {epochs}, {state['seconds']:.0f} s\n"
+        f"{run.path}:{value}  {when}, {state['seconds']:.0f} s\n"
         f"Next: opsin evaluate {run.path}      (the sealed test part)"
     )
 

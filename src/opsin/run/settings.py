@@ -11,7 +11,13 @@ from opsin.recipe import Layer, Recipe
 from opsin.registry import Registry
 
 recipes = Registry("recipe", "opsin.recipes")
-_FLAGS = {"path": "--data", "name": "--model", "earlier": "--split-from", "augment_preset": "--augment"}
+_FLAGS = {
+    "path": "--data",
+    "name": "--model",
+    "earlier": "--split-from",
+    "augment_preset": "--augment",
+    "plan": "--transfer",
+}
 
 
 def flag_layers(task: str, recipe: str | None, flags: Mapping[str, Any]) -> list[Layer]:

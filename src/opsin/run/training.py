@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save as dump_tensors
 from torch import Tensor, nn
 
@@ -27,10 +28,10 @@ from opsin.engine.evaluate import evaluate
 from opsin.engine.events import Event, Stream, Warned
 from opsin.engine.listeners import open_listeners
 from opsin.engine.loop import Loop, LoopState, Plan
-from opsin.engine.optimizers import Average, build_optimizer
+from opsin.engine.optimizers import Average
 from opsin.engine.precision import Precision, choose_device
 from opsin.engine.preflight import preflight
-from opsin.engine.schedules import schedule
+from opsin.engine.schedules import Schedule, schedule
 from opsin.errors import ConfigError, TrainingError
 from opsin.layers.sync_batchnorm import convert as synchronize
 from opsin.models import ModelSpec, build, resolve
@@ -39,6 +40,7 @@ from opsin.models.weights import load_weights
 from opsin.recipe import Recipe
 from opsin.run.data import RunData
 from opsin.run.folder import RunFolder, differences, environment
+from opsin.run.transferring import Transfer
 from opsin.runtimes.torch import TorchRuntime
 from opsin.task import Task, tasks
 
@@ -75,6 +77,7 @@ class Trainer:
         if recipe.model.weights == "none":
             given = isinstance(network, nn.Module)
             self.start_from = "the weights of the given module" if given else "new weights (no --weights given)"
+        self.transfer = Transfer(recipe)
         run = recipe.run
         self.device = choose_device(run.device)
         self.processes = Processes.join(self.device.type)
@@ -91,13 +94,15 @@ class Trainer:
             with _interruptible() as interrupted:
                 if self.data.skipped:
                     stream(Warned("skipped", _skipped(self.data.skipped)))
+                if not Store(self.folder.checkpoints).list():
+                    self.transfer.fit_head(task, model, self.data.dataset, self._train_indices(), stream)
                 loop = self._loop(task, spec, model, train, val, stream, state, interrupted)
                 if resume:
                     self._warn_about_other_bits(stream)
                     loop.resume()
                 reached = loop.run()
                 stream.state()  # logs are on disk before the run says that it is done
-                if loop.state.epoch >= loop.plan.epochs or reached.stopped:
+                if loop.finished:
                     self._finish(task, spec, model, evaluation, reached)
                 else:
                     self.folder.update("run.json", status="interrupted")
@@ -130,6 +135,8 @@ class Trainer:
             self.start_from = report.summary()
             if self.processes.is_main:
                 self.folder.update("run.json", weights={"file": given.weights, "report": report.to_dict()})
+        with seeding.torch_seeded(self.recipe.run.seed, "transfer"):
+            self.transfer.adapt(network)
         model = task.assemble(network)
         if self.processes.world > 1 and self.recipe.run.sync_batch_norm:
             model = synchronize(model)
@@ -144,14 +151,7 @@ class Trainer:
             "workers": settings.workers,
             "cache": cache,
         }
-        indices = self.data.indices("train")
-        if len(indices) == 0:
-            raise ConfigError(
-                "The training part of the split is empty. Give more pictures, or other data.split.fractions."
-            )
-        if settings.limit is not None and settings.limit < len(indices):
-            order = seeding.numpy_generator(settings.split.seed, "limit").permutation(len(indices))
-            indices = np.sort(indices[order[: settings.limit]])
+        indices = self._train_indices()
         pictures = shrunk(dataset, settings.shrink, task.reduce_to)
         least = 1 if run.sync_batch_norm else 2
         train = TrainLoader(pictures, indices, task, batch_size=run.batch_size, seed=run.seed, least=least, **shard)
@@ -162,6 +162,17 @@ class Trainer:
         full = cache if pictures is dataset else None  # what is kept of these samples is shrunk
         evaluation = EvalLoader(dataset, some, task, batch_size=size, workers=0, cache=full)
         return train, val, evaluation
+
+    def _train_indices(self) -> NDArray[np.int64]:
+        settings, indices = self.recipe.data, self.data.indices("train")
+        if len(indices) == 0:
+            raise ConfigError(
+                "The training part of the split is empty. Give more pictures, or other data.split.fractions."
+            )
+        if settings.limit is not None and settings.limit < len(indices):
+            order = seeding.numpy_generator(settings.split.seed, "limit").permutation(len(indices))
+            indices = np.sort(indices[order[: settings.limit]])
+        return indices
 
     def _stream(self) -> Stream:
         if not self.processes.is_main:
@@ -180,11 +191,8 @@ class Trainer:
         state: Mapping[str, Any],
         interrupted: Callable[[], bool],
     ) -> Loop:
-        run = self.recipe.run
-        optimizers = {
-            phase: build_optimizer(self.recipe.optimizer, task.parameters(model, phase), run.batch_size)
-            for phase in task.phases
-        }
+        run, transfer = self.recipe.run, self.transfer
+        optimizers = transfer.optimizers(task, model, transfer.largest(model))
         effective = dict(state.get("effective") or self._effective(task, model, train, val, stream, optimizers))
         if self.processes.is_main:
             self.folder.update(
@@ -196,6 +204,14 @@ class Trainer:
                 model=spec.to_dict(),
                 effective=effective,
             )
+        stages = transfer.stages(model, effective["epochs"])
+
+        def begin_stage(number: int) -> tuple[dict[str, torch.optim.Optimizer], Schedule]:
+            epochs = stages[number].epochs if stages else plan.epochs
+            total = max(epochs * train.steps_per_epoch, 1)
+            found = transfer.optimizers(task, model, number)
+            return found, schedule(self.recipe.schedule, train.steps_per_epoch, total)
+
         plan = Plan(
             epochs=effective["epochs"],
             seed=run.seed,
@@ -204,13 +220,15 @@ class Trainer:
             patience=run.patience,
             validate_every=run.validate_every,
             checkpoint_seconds=run.checkpoint_seconds,
+            judge_first=transfer.judged_first,
+            stages=stages,
         )
-        total = max(plan.epochs * train.steps_per_epoch, 1)
+        optimizers, curve = begin_stage(0) if plan.epochs else (optimizers, lambda _step: 1.0)
         return Loop(
             task,
             model,
             optimizers,
-            schedule(self.recipe.schedule, train.steps_per_epoch, total),
+            curve,
             train,
             plan,
             precision=self.precision,
@@ -221,6 +239,8 @@ class Trainer:
             store=Store(self.folder.checkpoints, run.keep),
             save_best=self._save_best,
             average=Average(model, self.recipe.optimizer.ema) if self.recipe.optimizer.ema else None,
+            begin_stage=begin_stage,
+            load_best=lambda: read_weights(self.folder.best),
             interrupted=interrupted,
             folder=self.folder.path,
             details={
@@ -276,6 +296,8 @@ class Trainer:
                 validate=self._validation(task, val) if val is not None else None,
                 validate_every=run.validate_every, processes=self.processes,
             )  # fmt: skip
+        if self.transfer.on:
+            epochs = sum(stage.epochs for stage in self.transfer.stages(model, epochs))
         found = {"epochs": epochs, "micro_batch": micro, "precision": self.precision.name, "device": str(self.device)}
         return dict(self.processes.gather_objects(found)[0])
 
@@ -305,6 +327,7 @@ class Trainer:
             return
         if self.folder.best.exists():
             model.load_state_dict(read_weights(self.folder.best))
+        self.transfer.finish(model)
         runner = TorchRuntime(model, _judged(self.precision.name))
         (self.folder.path / "predictions").mkdir(exist_ok=True)
         train_rows = evaluate(task, runner, evaluation)
@@ -322,6 +345,7 @@ class Trainer:
                 "data": self.data.dataset.name,
                 "fingerprint": self.data.dataset.fingerprint,
                 "weights": self.recipe.model.weights,
+                "transfer": self.recipe.transfer.plan,
             },
             "precision": _judged(self.precision.name),
             "validation": metrics,

@@ -32,6 +32,7 @@ from opsin.losses.classification import (
 )
 from opsin.metrics import classification_report
 from opsin.metrics.inputs import mean_of_defined
+from opsin.models.fitted.probes import fit_labels, fit_logistic
 from opsin.recipe import Settings
 from opsin.results.classification import Classification, Head, decided
 from opsin.results.rows import Rows
@@ -52,6 +53,7 @@ from opsin.task import (
 
 NAMES = ("classify",)
 HELP = "say which class, or which labels, a picture has"
+_AFTER_INPUT = {"heads", "augment", "augment_preset", "flip", "label_smoothing", "balance", "operating_point", "decide"}
 SMALL = 64  # pixels: up to here pictures are used at their own size and shifted, above they are cropped and resized
 
 
@@ -181,6 +183,9 @@ class Classify(Task[ClassifySettings]):
     def static_prepare(self) -> bool:
         return self.settings.small or self.settings.augment.crop_scale is None
 
+    def input_settings(self) -> dict[str, Any]:
+        return self.settings.model_dump(mode="json", exclude=_AFTER_INPUT)
+
     # From a sample to a batch ----------------------------------------------------------------------------------------
 
     def prepare(self, sample: Sample, key: int, train: bool) -> Prepared:
@@ -263,6 +268,22 @@ class Classify(Task[ClassifySettings]):
                 )
             loss[head.name] = Part(total, count, head.weight)
         return loss
+
+    def fit_head(
+        self, features: NDArray[np.float32], data: Any, indices: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], str]:
+        """Logistic regression per head, with the class weights that training would use."""
+        fitted = []
+        for head in self.settings.heads:
+            target = data.targets[head.name][indices]
+            if head.kind == "multi":
+                fitted.append(fit_labels(features, target.astype(np.float64)))
+            else:
+                weights = None if head.class_weights is None else dict(enumerate(head.class_weights))
+                fitted.append(fit_logistic(features, target, len(head.class_names), weights))
+        weight, bias = (np.concatenate(parts) for parts in ([f.weight for f in fitted], [f.bias for f in fitted]))
+        strengths = ", ".join(f"{one.strength:g}" for one in fitted)
+        return weight, bias, f"logistic regression on {features.shape[1]} features, C = {strengths} by cross-validation"
 
     # Prediction and judgement ----------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from opsin.engine.events import EpochDone, Evaluated, Event, Finished, RunStarted, StepDone, Warned
+from opsin.engine.events import EpochDone, Evaluated, Event, Finished, Noted, RunStarted, StageStarted, StepDone, Warned
 from opsin.engine.listeners import run_folder, step_interval
 
 NAMES = ("jsonl",)
@@ -109,8 +109,13 @@ def _record(event: Event) -> dict[str, Any]:
     if isinstance(event, Evaluated):
         where = {"event": "evaluated", "step": event.step, "epoch": event.epoch, "part": event.part}
         return {**where, "metrics": _numbers(event.metrics), "best": event.best, "monitor": event.monitor}
+    if isinstance(event, StageStarted):
+        where = {"event": "stage", "step": event.step, "epoch": event.epoch, "number": event.number}
+        return {**where, "name": event.name, "trained": event.trained}
     if isinstance(event, Warned):
         return {"event": "warning", "code": event.code, "text": event.text}
+    if isinstance(event, Noted):
+        return {"event": "note", "code": event.code, "text": event.text}
     if isinstance(event, Finished):
         where = {"event": "finished", "step": event.step, "epoch": event.epoch, "reason": event.reason}
         return {**where, "best": _numbers(event.best), "seconds": round(event.seconds, 6)}

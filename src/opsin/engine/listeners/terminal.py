@@ -12,7 +12,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from opsin.engine.events import CheckpointSaved, EpochDone, Evaluated, Event, Finished, RunStarted, StepDone, Warned
+from opsin.engine.events import (
+    CheckpointSaved,
+    EpochDone,
+    Evaluated,
+    Event,
+    Finished,
+    Noted,
+    RunStarted,
+    StageStarted,
+    StepDone,
+    Warned,
+)
 
 NAMES = ("terminal",)
 
@@ -85,6 +96,10 @@ class Terminal:
             self._remember(event)
         elif self._done is not None:
             self._epoch_line()
+        if isinstance(event, Noted):
+            self._write(event.text)
+        if isinstance(event, StageStarted):
+            self._write(f"stage {event.number} of {event.stages}, {event.name}: trains {event.trained}")
         if isinstance(event, Finished):
             self.close()
             self._write(self._last_line(event))
@@ -106,7 +121,7 @@ class Terminal:
         where = f" into {event.folder}" if event.folder is not None else ""
         what = f"{event.epochs} epochs, {event.steps_per_epoch} steps and {event.samples_per_epoch} samples each{where}"
         begins = f"resuming at step {event.step}, epoch {event.epoch + 1}" if event.step else "training"
-        self._write(f"{begins}: {what}")
+        self._write(f"{begins}: {what}" if event.epochs else f"nothing to train in steps{where}")
         if not event.step and "weights" in event.details:
             self._write(f"starting from {event.details['weights']}")
 
@@ -172,9 +187,9 @@ class Terminal:
         said = "stopped early, the validation got no better" if event.reason == "early stopping" else event.reason
         line = f"{said}, {event.step} steps in {duration(event.seconds)}."
         if self._history["best"]:
-            line += " Best: val {monitor} {best} in epoch {epoch}.".format(
-                **self._history, epoch=self._history["best_epoch"] + 1
-            )
+            epoch = self._history["best_epoch"] + 1
+            when = f"in epoch {epoch}" if epoch else "before step 1"
+            line += f" Best: val {self._history['monitor']} {self._history['best']} {when}."
         if event.reason == "interrupted" and self._started is not None and self._started.folder is not None:
             line += f" Go on with: opsin train --resume {self._started.folder}"
         return line

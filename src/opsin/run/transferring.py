@@ -1,0 +1,139 @@
+"""Transfer in a run: the recipe's plan applied to model, optimizers and head."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from opsin.data.dataset import Dataset
+from opsin.engine.events import Noted, Stream
+from opsin.engine.loop import Stage
+from opsin.engine.optimizers import build_optimizer
+from opsin.errors import ConfigError, TrainingError
+from opsin.recipe import Layer, Recipe
+from opsin.task import Task
+from opsin.transfer import plans
+from opsin.transfer.bottleneck import features_of
+from opsin.transfer.features import last_layer
+
+# Small steps that suit weights that are good already; what a person or a named recipe sets wins.
+DEFAULTS = {
+    "optimizer": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.05, "clip_norm": 1.0},
+    "schedule": {"name": "cosine", "warmup_epochs": 0.5},
+    "run": {"batch_size": 32},
+}
+
+
+def transfer_defaults(layers: Sequence[Layer]) -> list[Layer]:
+    """The weakest layer of settings, where a transfer plan is chosen."""
+    chosen = [layer.values["transfer"] for layer in layers if "transfer" in layer.values]
+    plan = next((section["plan"] for section in reversed(chosen) if "plan" in section), "none")
+    return [Layer(f"transfer plan {plan}", DEFAULTS)] if plan != "none" else []
+
+
+class Transfer:
+    """A recipe's transfer plan, or none.
+
+    Args:
+        recipe: of the run.
+
+    Raises:
+        ConfigError: if the plan needs weights and none are given, or settings contradict each other.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe, self.settings = recipe, recipe.transfer
+        self.on = self.settings.plan != "none" or bool(self.settings.stages)
+        self.fits_features = self.on and plans.fits_features(self.settings)
+        self.judged_first = self.on and (self.fits_features or self.settings.head == "keep")
+        if self.on and recipe.model.weights == "none":
+            raise ConfigError(
+                "There is nothing to transfer: a plan (--transfer) needs weights to start from. Name them: --weights "
+                "NAME|FILE"
+            )
+        if self.on and not plans.stages_of(self.settings) and {"run.epochs", "run.minutes"} & set(recipe.sources):
+            raise ConfigError(
+                "The plan 'head' fits the last layer to features that are computed once, and takes no epochs. Leave "
+                "--epochs and --minutes out, or train it in steps with augmentation: transfer.head=steps"
+            )
+
+    def adapt(self, network: nn.Module) -> None:
+        """Give the network the new parameters that the plan needs."""
+        if self.on:
+            plans.adapt(network, self.settings)
+
+    def stages(self, model: nn.Module, epochs: int) -> tuple[Stage, ...]:
+        """The plan's stages; none without a plan."""
+        return plans.engine_stages(model, self.settings, epochs, self.recipe.run.patience) if self.on else ()
+
+    def largest(self, model: nn.Module) -> int:
+        """The stage that trains most, by which memory is measured."""
+        if not self.on:
+            return 0
+        counts = [len(plans.prepared(model, self.settings, stage).rates) for stage in plans.stages_of(self.settings)]
+        return int(np.argmax(counts)) if counts else 0
+
+    def optimizers(self, task: Task[Any], model: nn.Module, stage: int) -> dict[str, torch.optim.Optimizer]:
+        """Make what a stage trains trainable, and build the optimizers over exactly that.
+
+        Raises:
+            TrainingError: if an optimizer would not hold exactly the trainable parameters.
+        """
+        rates = None
+        if self.on:
+            stages = plans.stages_of(self.settings) or plans.stages_of(
+                self.settings.model_copy(update={"head": "steps"})
+            )
+            rates = plans.begin(model, self.settings, stages[stage])
+        settings, batch_size = self.recipe.optimizer, self.recipe.run.batch_size
+        built = {
+            phase: build_optimizer(settings, task.parameters(model, phase), batch_size, rates) for phase in task.phases
+        }
+        held = {id(p) for one in built.values() for group in one.param_groups for p in group["params"]}
+        trainable = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+        if self.on and held != set(trainable):
+            lost = [name for key, name in trainable.items() if key not in held]
+            raise TrainingError(f"The optimizer does not hold what the plan trains: {', '.join(lost[:5])}.")
+        return built
+
+    def fit_head(
+        self, task: Task[Any], model: nn.Module, dataset: Dataset, indices: NDArray[np.int64], stream: Stream
+    ) -> None:
+        """Fit the last layer to the features of the training pictures, where the plan begins so.
+
+        Raises:
+            ConfigError: if the network's last layer is not linear, or the task has no such fit.
+        """
+        if not self.fits_features:
+            return
+        started, found = time.monotonic(), last_layer(model)
+        if found is None:
+            raise ConfigError(
+                "The last layer of this network is not linear, so it cannot be fitted to features. Train it in steps: "
+                "transfer.head=steps"
+            )
+        cached = features_of(task, model, dataset, indices)
+        fitted = task.fit_head(cached.features.values, dataset, indices)
+        if fitted is None:
+            raise ConfigError(
+                f"The task '{self.recipe.task_name}' has no fit of its head. Train it: transfer.head=steps"
+            )
+        weight, bias, words = fitted
+        with torch.no_grad():
+            found[1].weight.copy_(torch.from_numpy(weight))
+            if found[1].bias is not None:
+                found[1].bias.copy_(torch.from_numpy(bias))
+        source = "from the cache" if cached.hit else "computed"
+        text = f"{words}; features {source}, {time.monotonic() - started:.1f} s"
+        stream(Noted("head-fitted", f"The last layer was fitted: {text}."))
+
+    def finish(self, model: nn.Module) -> None:
+        """Leave the model as any other: changes merged into the weights, modules following train() and eval()."""
+        if self.on:
+            plans.finish(model)
