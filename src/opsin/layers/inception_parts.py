@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from opsin.errors import ConfigError, ShapeError
+from opsin.errors import ConfigError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -64,17 +64,3 @@ class FromImageNetScale(nn.Module):
             for i, (mean, std) in enumerate(zip(IMAGENET_MEAN, IMAGENET_STD))
         ]
         return torch.cat(scaled, 1)  # (B, 3, H, W)
-
-
-def require_size(name: str, images: Tensor, smallest: int) -> None:
-    """Refuse pictures whose maps would vanish inside the network.
-
-    Raises:
-        ShapeError: if height or width is below `smallest`; the message names both.
-    """
-    height, width = images.shape[2:]
-    if min(height, width) < smallest:
-        raise ShapeError(
-            f"{name} takes pictures of {smallest}x{smallest} pixels or more; these have {height}x{width}. Use larger "
-            f"pictures, or a network for small ones."
-        )

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from opsin.layers.inception_parts import FromImageNetScale, NormalizedConvolution, require_size
+from opsin.layers.inception_parts import FromImageNetScale, NormalizedConvolution
+from opsin.layers.picture_size import require_picture_size
 from opsin.models import Classified, Feature
 
 NAMES = ("googlenet",)
@@ -149,7 +150,7 @@ class GoogLeNet(nn.Module):
 
     def _features(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The levels of the pyramid, and the maps that the auxiliary heads see."""
-        require_size("googlenet", images, SMALLEST)
+        require_picture_size(images, SMALLEST, "googlenet")
         x = images if self.transform is None else self.transform(images)
         x = self.maxpool1(self.conv1(x))  # (B, 64, H/4, W/4), channels here and below times width
         stem = self.conv3(self.conv2(x))  # (B, 192, H/4, W/4)

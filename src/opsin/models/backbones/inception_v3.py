@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from opsin.errors import ShapeError
-from opsin.layers.inception_parts import FromImageNetScale, NormalizedConvolution, require_size
+from opsin.layers.inception_parts import FromImageNetScale, NormalizedConvolution
+from opsin.layers.picture_size import require_picture_size
 from opsin.models import Classified, Feature
 
 NAMES = ("inception_v3",)
@@ -224,7 +224,7 @@ class InceptionV3(nn.Module):
 
     def _features(self, images: Tensor) -> list[Tensor]:
         """Maps at strides 4, 8, 16 and 32 as the convolutions leave them: 71, 35, 17 and 8 cells from 299 pixels."""
-        require_size("inception_v3", images, SMALLEST)
+        require_picture_size(images, SMALLEST, "inception_v3")
         x = images if self.transform is None else self.transform(images)
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))  # (B, 64, 147, 147)
         stem = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(self.maxpool1(x)))  # (B, 192, 71, 71)
@@ -250,12 +250,8 @@ class InceptionV3(nn.Module):
         return padded
 
     def forward(self, images: Tensor) -> Classified:
-        if self.training and self.AuxLogits is not None and min(images.shape[2:]) < SMALLEST_AUXILIARY:
-            raise ShapeError(
-                f"inception_v3's auxiliary head takes pictures of {SMALLEST_AUXILIARY}x{SMALLEST_AUXILIARY} pixels or "
-                f"more; these have {images.shape[2]}x{images.shape[3]}. Set task.image_size=[299,299], or leave out "
-                f"auxiliary."
-            )
+        if self.training and self.AuxLogits is not None:
+            require_picture_size(images, SMALLEST_AUXILIARY, "The auxiliary head of inception_v3")
         _, _, level4, level5 = self._features(images)
         x = self.dropout(self.avgpool(level5).flatten(1))  # (B, 2048)
         logits = self.fc(x)  # (B, K)

@@ -210,7 +210,7 @@ class VisionTransformer(nn.Module):
                 f"{images.shape[2]}x{images.shape[3]}. Build it with that image_size."
             )
         patches = self.conv_proj(images).flatten(2).transpose(1, 2)  # (B, N, D)
-        first = self.class_token.expand(len(images), -1, -1)  # (B, 1, D)
+        first = self.class_token.expand(images.shape[0], -1, -1)  # (B, 1, D)
         tokens: Tensor = self.encoder(torch.cat([first, patches], 1))
         return tokens
 
