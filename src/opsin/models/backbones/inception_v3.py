@@ -54,9 +54,10 @@ class InceptionA(nn.Module):
         self.branch_pool = NormalizedConvolution(in_channels, scaled(pool), 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        window1 = self.branch1x1(x)
         window5 = self.branch5x5_2(self.branch5x5_1(x))
         window3 = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        return torch.cat([self.branch1x1(x), window5, window3, self.branch_pool(_averaged(x))], 1)
+        return torch.cat([window1, window5, window3, self.branch_pool(_averaged(x))], 1)
 
 
 class InceptionB(nn.Module):
@@ -72,8 +73,9 @@ class InceptionB(nn.Module):
         self.branch3x3dbl_3 = NormalizedConvolution(c96, c96, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
+        once = self.branch3x3(x)
         twice = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        return torch.cat([self.branch3x3(x), twice, F.max_pool2d(x, 3, stride=2)], 1)
+        return torch.cat([once, twice, F.max_pool2d(x, 3, stride=2)], 1)
 
 
 class InceptionC(nn.Module):
@@ -96,10 +98,11 @@ class InceptionC(nn.Module):
         self.branch_pool = NormalizedConvolution(in_channels, c192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        window1 = self.branch1x1(x)
         once = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
         twice = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
         twice = self.branch7x7dbl_5(self.branch7x7dbl_4(twice))
-        return torch.cat([self.branch1x1(x), once, twice, self.branch_pool(_averaged(x))], 1)
+        return torch.cat([window1, once, twice, self.branch_pool(_averaged(x))], 1)
 
 
 class InceptionD(nn.Module):
@@ -141,9 +144,10 @@ class InceptionE(nn.Module):
         self.branch_pool = NormalizedConvolution(in_channels, c192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        parts = [self.branch1x1(x)]
         once = self.branch3x3_1(x)
+        parts += [self.branch3x3_2a(once), self.branch3x3_2b(once)]
         twice = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
-        parts = [self.branch1x1(x), self.branch3x3_2a(once), self.branch3x3_2b(once)]
         parts += [self.branch3x3dbl_3a(twice), self.branch3x3dbl_3b(twice), self.branch_pool(_averaged(x))]
         return torch.cat(parts, 1)
 
@@ -222,8 +226,8 @@ class InceptionV3(nn.Module):
             nn.init.trunc_normal_(self.AuxLogits.conv1.conv.weight, std=0.01)
             nn.init.trunc_normal_(self.AuxLogits.fc.weight, std=0.001)
 
-    def _features(self, images: Tensor) -> list[Tensor]:
-        """Maps at strides 4, 8, 16 and 32 as the convolutions leave them: 71, 35, 17 and 8 cells from 299 pixels."""
+    def _to_middle(self, images: Tensor) -> list[Tensor]:
+        """Maps at strides 4, 8 and 16 as the convolutions leave them: 71, 35 and 17 cells from 299 pixels."""
         require_picture_size(images, SMALLEST, "inception_v3")
         x = images if self.transform is None else self.transform(images)
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))  # (B, 64, 147, 147)
@@ -231,8 +235,12 @@ class InceptionV3(nn.Module):
         level3 = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(self.maxpool2(stem))))  # (B, 288, 35, 35)
         x = self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(level3)))
         level4 = self.Mixed_6e(self.Mixed_6d(x))  # (B, 768, 17, 17)
-        level5 = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(level4)))  # (B, 2048, 8, 8)
-        return [stem, level3, level4, level5]
+        return [stem, level3, level4]
+
+    def _to_end(self, level4: Tensor) -> Tensor:
+        """The last map, at stride 32: 8 cells from 299 pixels."""
+        level5: Tensor = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(level4)))  # (B, 2048, 8, 8)
+        return level5
 
     def forward_pyramid(self, images: Tensor) -> list[Tensor]:
         """Features at each stride, finest first: (B, channels, H // stride, W // stride) as in `feature_info`.
@@ -241,8 +249,10 @@ class InceptionV3(nn.Module):
         pixels as in networks that pad.
         """
         size = images.shape[2:]
+        features = self._to_middle(images)
+        features.append(self._to_end(features[-1]))
         padded = []
-        for feature, (_, stride) in zip(self._features(images), self.feature_info):
+        for feature, (_, stride) in zip(features, self.feature_info):
             lost = [pixels // stride - cells for pixels, cells in zip(size, feature.shape[2:])]
             before = [(count + 1) // 2 for count in lost]
             border = (before[1], lost[1] - before[1], before[0], lost[0] - before[0])
@@ -250,14 +260,13 @@ class InceptionV3(nn.Module):
         return padded
 
     def forward(self, images: Tensor) -> Classified:
-        if self.training and self.AuxLogits is not None:
+        head = self.AuxLogits if self.training else None
+        if head is not None:
             require_picture_size(images, SMALLEST_AUXILIARY, "The auxiliary head of inception_v3")
-        _, _, level4, level5 = self._features(images)
-        x = self.dropout(self.avgpool(level5).flatten(1))  # (B, 2048)
-        logits = self.fc(x)  # (B, K)
-        if not self.training or self.AuxLogits is None:
-            return Classified(logits)
-        return Classified(logits, (self.AuxLogits(level4),))
+        level4 = self._to_middle(images)[-1]
+        auxiliary = () if head is None else (head(level4),)
+        x = self.avgpool(self._to_end(level4)).flatten(1)  # (B, 2048)
+        return Classified(self.fc(self.dropout(x)), auxiliary)  # (B, K) each
 
 
 def inception_v3(
