@@ -84,17 +84,23 @@ class InceptionC(nn.Module):
     def __init__(self, in_channels: int, channels: int, scaled: Scaled) -> None:
         super().__init__()
         c192, c7 = scaled(192), scaled(channels)
-        flat, tall = {"kernel_size": (1, 7), "padding": (0, 3)}, {"kernel_size": (7, 1), "padding": (3, 0)}
+
+        def flat(out_channels: int) -> NormalizedConvolution:
+            return NormalizedConvolution(c7, out_channels, (1, 7), padding=(0, 3))
+
+        def tall(out_channels: int) -> NormalizedConvolution:
+            return NormalizedConvolution(c7, out_channels, (7, 1), padding=(3, 0))
+
         self.out_channels = 4 * c192
         self.branch1x1 = NormalizedConvolution(in_channels, c192, 1)
         self.branch7x7_1 = NormalizedConvolution(in_channels, c7, 1)
-        self.branch7x7_2 = NormalizedConvolution(c7, c7, **flat)
-        self.branch7x7_3 = NormalizedConvolution(c7, c192, **tall)
+        self.branch7x7_2 = flat(c7)
+        self.branch7x7_3 = tall(c192)
         self.branch7x7dbl_1 = NormalizedConvolution(in_channels, c7, 1)
-        self.branch7x7dbl_2 = NormalizedConvolution(c7, c7, **tall)
-        self.branch7x7dbl_3 = NormalizedConvolution(c7, c7, **flat)
-        self.branch7x7dbl_4 = NormalizedConvolution(c7, c7, **tall)
-        self.branch7x7dbl_5 = NormalizedConvolution(c7, c192, **flat)
+        self.branch7x7dbl_2 = tall(c7)
+        self.branch7x7dbl_3 = flat(c7)
+        self.branch7x7dbl_4 = tall(c7)
+        self.branch7x7dbl_5 = flat(c192)
         self.branch_pool = NormalizedConvolution(in_channels, c192, 1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -72,9 +72,10 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(dim, mlp_dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(mlp_dim, dim), nn.Dropout(dropout)
         )
-        for layer in (self.mlp[0], self.mlp[3]):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.normal_(layer.bias, std=1e-6)
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.normal_(layer.bias, std=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.dropout(self.self_attention(self.ln_1(x)))  # (B, N, D)
@@ -167,12 +168,13 @@ class VisionTransformer(nn.Module):
         self.encoder = Encoder(
             self.grid[0] * self.grid[1] + 1, dim, depth, num_heads, mlp_dim, dropout, attention_dropout
         )
-        self.heads = nn.Sequential(OrderedDict([("head", nn.Linear(dim, num_classes))]))
+        head = nn.Linear(dim, num_classes)
+        self.heads = nn.Sequential(OrderedDict([("head", head)]))
         self.feature_info = [Feature(dim, patch_size)]
         nn.init.trunc_normal_(self.conv_proj.weight, std=math.sqrt(1 / (in_channels * patch_size**2)))
         nn.init.zeros_(self.conv_proj.bias)  # type: ignore[arg-type]
-        nn.init.trunc_normal_(self.heads.head.weight, std=0.02)
-        nn.init.zeros_(self.heads.head.bias)
+        nn.init.trunc_normal_(head.weight, std=0.02)
+        nn.init.zeros_(head.bias)
 
     def adapt_state(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str | None]:
         """Fit published weights: older names of the perceptrons, and position embeddings of another picture size.
@@ -195,7 +197,7 @@ class VisionTransformer(nn.Module):
         side = math.isqrt(found.shape[1] - 1)
         if side < 1 or side**2 != found.shape[1] - 1:
             return renamed, None
-        grid = found[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (1, D, side, side)
+        grid = found[:, 1:].transpose(1, 2).reshape(1, -1, side, side)  # (1, D, side, side)
         resized = F.interpolate(grid.float(), self.grid, mode="bicubic", antialias=True)  # (1, D, H/patch, W/patch)
         patches = resized.flatten(2).transpose(1, 2).to(found.dtype)  # (1, N - 1, D)
         renamed[POSITIONS] = torch.cat([found[:, :1], patches], 1)
@@ -217,7 +219,7 @@ class VisionTransformer(nn.Module):
     def forward_pyramid(self, images: Tensor) -> list[Tensor]:
         """One level: the encoded patches as a map, (B, D, H / patch, W / patch)."""
         patches = self._tokens(images)[:, 1:]  # (B, N, D)
-        return [patches.transpose(1, 2).unflatten(2, self.grid)]
+        return [patches.transpose(1, 2).reshape(patches.shape[0], -1, *self.grid)]
 
     def forward(self, images: Tensor) -> Classified:
         return Classified(self.heads(self._tokens(images)[:, 0]))  # (B, K)
