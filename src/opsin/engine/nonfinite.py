@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from opsin.engine.precision import Precision
 from opsin.errors import TrainingError
@@ -18,12 +20,14 @@ def explain_nonfinite(
     """The error that stops training: names the step, the loss part, the first layer and the samples at fault."""
     parts = [name for name, part in loss.items() if not bool(torch.isfinite(part.sum.detach()).all())]
     layer = _first_layer(task, model, batch, phase, precision)
-    guilty = _guilty_samples(task, model, batch, phase, precision)
+    guilty, judged = _guilty_samples(task, model, batch, phase, precision)
     shown = ", ".join((guilty or batch.ids)[:8]) + (", ..." if len(guilty or batch.ids) > 8 else "")
     who = (
         f"{len(guilty)} of the {len(batch)} samples cause it"
         if guilty
         else "no single sample causes it alone; the batch holds"
+        if not parts or judged & set(parts)
+        else "which sample causes it cannot be told, since one sample alone has no such loss; the batch holds"
     )
     advice = (
         "Look at these samples with `opsin data check`; if they are sound, lower optimizer.lr, set optimizer.clip_norm=1, "
@@ -69,16 +73,25 @@ def _first_layer(task: Task[Any], model: nn.Module, batch: Batch, phase: str, pr
 
 
 @torch.no_grad()
-def _guilty_samples(task: Task[Any], model: nn.Module, batch: Batch, phase: str, precision: Precision) -> list[str]:
+def _guilty_samples(
+    task: Task[Any], model: nn.Module, batch: Batch, phase: str, precision: Precision
+) -> tuple[list[str], set[str]]:
+    """Samples whose loss alone is not finite, unless all are, and the names of the loss parts that were looked at.
+
+    One sample has no batch statistics, so the model is in evaluation mode, where auxiliary heads give no loss.
+    """
     if task.coupled:
-        return []
-    found = []
-    training = model.training
-    model.eval()
+        return [], set()
+    found: list[str] = []
+    judged: set[str] = set()
+    model = copy.deepcopy(model).eval()
+    for module in model.modules():  # the pass that failed has spoiled running statistics as well
+        if isinstance(module, _BatchNorm) and not all(_finite(buffer) for buffer in module.buffers(recurse=False)):
+            module.reset_running_stats()
     for one in batch.split(1)[:256]:
         with precision.autocast():
             loss = task.training_step(model, one, phase)
+        judged |= set(loss)
         if not all(_finite(part.sum) for part in loss.values()):
             found.append(one.ids[0])
-    model.train(training)
-    return [] if len(found) == len(batch) else found
+    return ([] if len(found) == len(batch) else found), judged

@@ -25,6 +25,7 @@ class Classified(NamedTuple):
     """What a classifier returns, the same in training and evaluation."""
 
     logits: Tensor  # (B, K), before softmax or sigmoid
+    auxiliary: tuple[Tensor, ...] = ()  # (B, K) each: of heads in the middle of the network, in training mode only
 
 
 class Feature(NamedTuple):

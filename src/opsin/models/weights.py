@@ -52,7 +52,8 @@ class Report:
         missing: names in the model that the file lacks; they keep their new weights.
         unexpected: names in the file that the model lacks.
         mismatched: names of the classifier whose shapes differ, with (file, model) shapes; they keep their new weights.
-        adapted: the first convolution, when its input channels were summed or repeated.
+        adapted: the first convolution, when its input channels were summed or repeated; what the model's `adapt_state`
+            did, e.g. position embeddings interpolated to another picture size.
         license: as the file's metadata say; None when they say nothing.
         container: the entry of the checkpoint that held the weights, "" for the file itself.
     """
@@ -90,7 +91,7 @@ class Report:
         if self.unexpected:
             words.append(f"not used: {_some(self.unexpected)}")
         if self.adapted:
-            words.append(f"input channels adapted: {self.adapted}")
+            words.append(f"adapted: {self.adapted}")
         words.append(f"license: {self.license or 'unknown, treated as non-commercial'}")
         return "; ".join(words) + "."
 
@@ -106,7 +107,8 @@ def load_weights(
     """Set a model's weights from a file; names are compared, then shapes, then everything is copied at once.
 
     Wrappers of training scripts (`{"state_dict": ...}`, `module.`) are taken off. A model inside a wrapper of ours
-    (`Normalized`, `AsClassified`, `TimmModel`) is found by its names.
+    (`Normalized`, `AsClassified`, `TimmModel`) is found by its names. A network that can fit more files than those with
+    its own names and shapes has a method `adapt_state(state) -> (state, note)`, which is called first.
 
     Args:
         model: the network.
@@ -126,11 +128,13 @@ def load_weights(
     state, metadata, container = read_weights(path)
     state = _without_prefix(state, prefix, path)
     target, state = _matched(model, state)
+    adapt = getattr(target, "adapt_state", None)
+    state, note = adapt(state) if adapt else (state, None)
     own = target.state_dict()
     common = {name: tensor for name, tensor in state.items() if name in own}
     if not any(own[name].ndim for name in common):
         raise CheckpointError(_nothing_matches(path, state, own))
-    adapted = _adapt_first(target, common) if adapt_input else None
+    notes = [note, _adapt_first(target, common) if adapt_input else None]
     head = head_of(target)
     differing = {name: tensor for name, tensor in common.items() if tensor.shape != own[name].shape}
     mismatched = {
@@ -149,7 +153,7 @@ def load_weights(
         missing=tuple(n for n in own if n not in common and not n.endswith("num_batches_tracked")),
         unexpected=tuple(n for n in state if n not in own),
         mismatched=mismatched or None,
-        adapted=adapted,
+        adapted="; ".join(words for words in notes if words) or None,
         license=metadata.get("license") or None,
         container=container,
     )

@@ -53,7 +53,8 @@ from opsin.task import (
 
 NAMES = ("classify",)
 HELP = "say which class, or which labels, a picture has"
-_AFTER_INPUT = {"heads", "augment", "augment_preset", "flip", "label_smoothing", "balance", "operating_point", "decide"}
+_AFTER_INPUT = {"heads", "augment", "augment_preset", "flip", "label_smoothing", "balance", "operating_point", "decide", "auxiliary_weight"}
+COUNTED_AUXILIARY = 2  # heads counted before the forward pass; more are right too, at the cost of a backward pass each
 SMALL = 64  # pixels: up to here pictures are used at their own size and shifted, above they are cropped and resized
 
 
@@ -94,6 +95,9 @@ class ClassifySettings(TaskSettings):
     """The changes one by one; what is given here wins over the preset."""
     flip: bool
     """Mirrored pictures keep their class; by default no for gray small pictures, letters, digits, left and right."""
+    auxiliary_weight: float = Field(0.3, ge=0)
+    """Weight of each loss that a network's auxiliary heads add in training (GoogLeNet's and Inception's, if built with
+    `model.kwargs.auxiliary=true`); 0.3 as in section 5 of GoogLeNet's paper."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of each label that is spread over all classes in training."""
     balance: Literal["none", "inverse", "effective"] = "none"
@@ -246,27 +250,28 @@ class Classify(Task[ClassifySettings]):
     # Training --------------------------------------------------------------------------------------------------------
 
     def counts(self, batch: Batch, phase: str) -> dict[str, float]:
-        found = {}
+        found: dict[str, float] = {}
         for head, weights in zip(self.settings.heads, self._weights):
             target = batch.targets[head.name]
-            found[head.name] = float(
-                binary_count(target) if head.kind == "multi" else cross_entropy_count(target, weights)
-            )
+            count = float(binary_count(target) if head.kind == "multi" else cross_entropy_count(target, weights))
+            found |= dict.fromkeys(_part_names(head.name, COUNTED_AUXILIARY), count)
         return found
 
     def training_step(self, model: nn.Module, batch: Batch, phase: str) -> Loss:
-        logits = model(batch.inputs).logits  # (B, sum K)
+        output = model(batch.inputs)
+        every = [output.logits, *getattr(output, "auxiliary", ())]  # (B, sum K) each
         loss: Loss = {}
         for head, part, weights in zip(self.settings.heads, self.slices, self._weights):
             target = batch.targets[head.name]
-            if head.kind == "multi":
-                total, count, _ = binary_cross_entropy_sum(logits[:, part], target)
-            else:
-                given = None if weights is None else weights.to(logits.device)
-                total, count, _ = cross_entropy_sum(
-                    logits[:, part], target, label_smoothing=self.settings.label_smoothing, class_weights=given
-                )
-            loss[head.name] = Part(total, count, head.weight)
+            for i, (name, logits) in enumerate(zip(_part_names(head.name, len(every) - 1), every)):
+                if head.kind == "multi":
+                    total, count, _ = binary_cross_entropy_sum(logits[:, part], target)
+                else:
+                    given = None if weights is None else weights.to(logits.device)
+                    total, count, _ = cross_entropy_sum(
+                        logits[:, part], target, label_smoothing=self.settings.label_smoothing, class_weights=given
+                    )
+                loss[name] = Part(total, count, head.weight * (self.settings.auxiliary_weight if i else 1.0))
         return loss
 
     def fit_head(
@@ -435,6 +440,11 @@ class Classify(Task[ClassifySettings]):
                     f"{text} Fine with weights from elsewhere; else check labels and initialization.",
                     "warning",
                 )
+
+
+def _part_names(head: str, auxiliary: int) -> list[str]:
+    """Names of a head's loss parts: its own, then one for each auxiliary head of the network."""
+    return [head, *(f"{head}.auxiliary{i + 1}" for i in range(auxiliary))]
 
 
 def _headline(kind: str) -> str:
