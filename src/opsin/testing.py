@@ -73,13 +73,13 @@ def check_model(
         for size in image_sizes:
             images = _pictures(8, channels, size)
             model = made(channels, size)
+            check_outputs(copy.deepcopy(model), images, num_outputs)
             check_independence(model, images[:3])
             check_pyramid(model, images[:2])
             if size == image_sizes[0]:
-                check_bfloat16(model, images[:2])
+                check_bfloat16(model, images[:4])
                 check_double(copy.deepcopy(model), images[:2])
                 check_gradients(copy.deepcopy(model), images)
-            check_outputs(model, images, num_outputs)
     channels, size = in_channels[0], image_sizes[0]
     images = _pictures(8, channels, size)
     check_saving(made(channels, size), made(channels, size, seed=1), images[:2])
@@ -117,7 +117,7 @@ def check_outputs(model: nn.Module, images: Tensor, num_outputs: int) -> None:
 
 
 def check_gradients(model: nn.Module, images: Tensor) -> None:
-    """Every trainable parameter gets a finite gradient from the logits, and not zero alone on two batches.
+    """Every trainable parameter gets a finite gradient from the logits (of auxiliary heads too), not zero on two batches.
 
     Parameters that are zero throughout (residual scales, new heads) hide those before them, so they get small random
     values first; a unit that never fires does not matter, a parameter of which no value ever counts does.
@@ -132,8 +132,9 @@ def check_gradients(model: nn.Module, images: Tensor) -> None:
     idle = set(trained)
     for batch in (images, images.flip(2) * 2 + 0.5):
         model.zero_grad(set_to_none=True)
-        logits = _logits(model, batch)
-        torch.autograd.backward(logits, torch.randn(logits.shape, generator=generator))
+        output = model(batch)
+        outputs = [output.logits, *getattr(output, "auxiliary", ())]
+        torch.autograd.backward(outputs, [torch.randn(one.shape, generator=generator) for one in outputs])
         for name, parameter in trained.items():
             if parameter.grad is None:
                 raise ContractError(

@@ -48,6 +48,8 @@ class SqueezeNet(nn.Module):
         width: squeezed channels of the first two fire modules; each next two have as many more, and all expand to 8
             times their squeezed channels.
         dropout: rate before the last convolution.
+        rectified_logits: end with a ReLU, as published. A class whose logit is negative in every cell of every picture
+            then learns nothing; with few classes that does happen, and False is the better choice.
         smallest: least height and width of a picture, in pixels.
     """
 
@@ -60,6 +62,7 @@ class SqueezeNet(nn.Module):
         num_classes: int,
         width: int,
         dropout: float,
+        rectified_logits: bool,
         smallest: int,
     ) -> None:
         super().__init__()
@@ -75,8 +78,9 @@ class SqueezeNet(nn.Module):
                 channels, fires = 8 * squeeze, fires + 1
             self.feature_info.append(Feature(channels, 4 * 2**i))
         self.features = nn.Sequential(*layers)
+        last = nn.ReLU(inplace=True) if rectified_logits else nn.Identity()
         self.classifier = nn.Sequential(
-            nn.Dropout(dropout), nn.Conv2d(channels, num_classes, 1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1)
+            nn.Dropout(dropout), nn.Conv2d(channels, num_classes, 1), last, nn.AdaptiveAvgPool2d(1)
         )
         self._initialize()
 
@@ -106,16 +110,28 @@ class SqueezeNet(nn.Module):
 
     def forward(self, images: Tensor) -> Classified:
         x = self.forward_pyramid(images)[-1]  # (B, 32 * width, H / 16, W / 16)
-        return Classified(self.classifier(x).flatten(1))  # (B, K), none negative
+        return Classified(self.classifier(x).flatten(1))  # (B, K)
 
 
-def squeezenet1_0(num_classes: int = 1000, in_channels: int = 3, width: int = 16, dropout: float = 0.5) -> SqueezeNet:
+def squeezenet1_0(
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    width: int = 16,
+    dropout: float = 0.5,
+    rectified_logits: bool = True,
+) -> SqueezeNet:
     """Build SqueezeNet 1.0; `width` is the squeezed channels of the first fire module."""
     stem = nn.Conv2d(in_channels, 6 * width, 7, stride=2)
-    return SqueezeNet(stem, (3, 4, 1), num_classes, width, dropout, smallest=21)
+    return SqueezeNet(stem, (3, 4, 1), num_classes, width, dropout, rectified_logits, smallest=21)
 
 
-def squeezenet1_1(num_classes: int = 1000, in_channels: int = 3, width: int = 16, dropout: float = 0.5) -> SqueezeNet:
+def squeezenet1_1(
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    width: int = 16,
+    dropout: float = 0.5,
+    rectified_logits: bool = True,
+) -> SqueezeNet:
     """Build SqueezeNet 1.1; `width` is the squeezed channels of the first fire module."""
     stem = nn.Conv2d(in_channels, 4 * width, 3, stride=2)
-    return SqueezeNet(stem, (2, 2, 4), num_classes, width, dropout, smallest=17)
+    return SqueezeNet(stem, (2, 2, 4), num_classes, width, dropout, rectified_logits, smallest=17)
