@@ -301,7 +301,7 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _close(name: str, a: Tensor, other: str, b: Tensor, tolerance: float) -> None:
-    scale = max(1.0, float(b.abs().max()))
+    scale = max(1.0, float(b.detach().abs().max()))
     difference = float((a - b).abs().max()) / scale
     if not difference <= tolerance:
         raise ContractError(

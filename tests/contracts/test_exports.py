@@ -67,11 +67,16 @@ def pictures(bundle: Bundle, count: int) -> list[Sample]:
     ]
 
 
+def _by_default(name: str, channels: int) -> bool:
+    """The other networks of a file are of the same parts as its first one; large ones are tried with colors alone."""
+    module = models.module(name)
+    return name == module.NAMES[0] and (channels == 3 or "backbones" not in module.__name__)
+
+
 @pytest.mark.parametrize(
     ("name", "channels"),
     [
-        # The other networks of a file are of the same parts as its first one.
-        pytest.param(name, channels, marks=() if channels == 3 and name == models.module(name).NAMES[0] else SLOW)
+        pytest.param(name, channels, marks=() if _by_default(name, channels) else SLOW)
         for name in models
         for channels in (1, 3)
     ],

@@ -41,7 +41,7 @@ class DenseLayer(nn.Module):
         self.norm2 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, growth_rate, 3, padding=1, bias=False)
         self.relu = nn.ReLU(inplace=True)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(self.relu(self.norm1(x)))
@@ -125,7 +125,7 @@ class DenseNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(channels, num_classes)
         self.smallest = 2 * 2 ** len(depths) - 3  # two halvings round up, those of the transitions down
-        self.register_load_state_dict_pre_hook(_rename_in_place)
+        self.register_load_state_dict_pre_hook(_rename_in_place)  # type: ignore[no-untyped-call]
         self._initialize()
 
     def _initialize(self) -> None:
