@@ -13,6 +13,7 @@ import onnx
 import pytest
 import torch
 from PIL import Image
+from tests.tiny import TINY
 
 from opsin import train
 from opsin.bundle import Bundle
@@ -25,9 +26,10 @@ from opsin.seeding import torch_seeded
 from opsin.task import Sample
 from opsin.tasks.classify import Classify, ClassifySettings, HeadSettings
 
-# Arguments that make a network small, by name; the large ones of a family add nothing here.
-SMALL: dict[str, dict[str, Any]] = {"smallnet": {"stem": 8, "widths": (8, 16), "depths": (0, 1), "mirror": True}}
-LARGE = {"resnet34", "resnet50"}
+SMALL: dict[str, dict[str, Any]] = {
+    **{name: tiny.kwargs for name, tiny in TINY.items()},
+    "smallnet": {"stem": 8, "widths": (8, 16), "depths": (0, 1), "mirror": True},
+}
 SLOW = pytest.mark.slow
 ONE = (HeadSettings(name="label", class_names=("a", "b", 'ü, "c"')),)
 TWO = (
@@ -65,17 +67,22 @@ def pictures(bundle: Bundle, count: int) -> list[Sample]:
     ]
 
 
+def _by_default(name: str, channels: int) -> bool:
+    """The other networks of a file are of the same parts as its first one; large ones are tried with colors alone."""
+    module = models.module(name)
+    return name == module.NAMES[0] and (channels == 3 or "backbones" not in module.__name__)
+
+
 @pytest.mark.parametrize(
     ("name", "channels"),
     [
-        pytest.param(name, channels, marks=SLOW if (name, channels) == ("resnet18", 1) else ())
+        pytest.param(name, channels, marks=() if _by_default(name, channels) else SLOW)
         for name in models
-        if name not in LARGE
         for channels in (1, 3)
     ],
 )
 def test_every_network_on_every_target(name: str, channels: int, tmp_path: Path) -> None:
-    bundle = make_bundle(name, channels, TWO if channels == 3 else ONE)
+    bundle = make_bundle(name, channels, TWO if channels == 3 else ONE, size=TINY[name].sizes[0])
     for target in targets:
         report = export(bundle, target, tmp_path / target, samples=pictures(bundle, 3), threads=1)
         assert report.passed, report.parity.reason

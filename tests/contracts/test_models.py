@@ -71,6 +71,49 @@ def test_registered(name):
     check_model(name, TINY[name].kwargs, image_sizes=TINY[name].sizes)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", models)
+def test_registered_at_full_size(name):
+    check_model(name, in_channels=(3,), image_sizes=((224, 224),), overfit_steps=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "size"),
+    [
+        ("vgg13", {"width": 4, "hidden": 16, "head": "3-dense"}, (64, 48)),
+        ("vgg13_bn", {"width": 4, "head": "1-dense"}, (64, 48)),
+        ("squeezenet1_1", {"width": 4, "rectified_logits": True}, (48, 32)),
+        ("densenet121", {"growth_rate": 4, "width": 8, "depths": (2, 1, 1), "dropout": 0.2}, (32, 32)),
+        ("resnext50_32x4d", {"width": 8, "group_width": 1, "zero_init_residual": True}, (64, 64)),
+    ],
+)
+def test_other_arguments(name, kwargs, size):
+    check_model(name, kwargs, in_channels=(2,), image_sizes=(size,), overfit_steps=0, export=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "smallest"),
+    [
+        ("alexnet", {}, 63),
+        ("alexnet_2012", {}, 67),
+        ("vgg11", {}, 32),
+        ("squeezenet1_0", {}, 21),
+        ("squeezenet1_1", {}, 17),
+        ("densenet121", {}, 29),
+        ("densenet121", {"depths": (1, 1)}, 5),
+    ],
+)
+def test_the_smallest_picture(name, kwargs, smallest):
+    def spec(*size):
+        return ModelSpec(name, {**TINY[name].kwargs, **kwargs}, 3, 4, size)
+
+    build(spec(smallest, smallest + 9))
+    with pytest.raises(
+        ShapeError, match=f"{smallest} x {smallest} pixels or more; got {smallest + 9} x {smallest - 1}"
+    ):
+        build(spec(smallest + 9, smallest - 1))
+
+
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_cifar_stem(name):
     check_model(name, {"width": 8, "stem": "cifar"}, image_sizes=((32, 28),), overfit_steps=0, export=False)
@@ -151,6 +194,7 @@ def test_auto_and_round_trip():
         ),
         ("resnet18", {"num_classes": 3}, 3, ConfigError, "'num_classes' is set from the data"),
         ("resnet18", {"stem": "jpeg"}, 3, ConfigError, "expected 'imagenet' or 'cifar'"),
+        ("vgg11", {"head": "none"}, 3, ConfigError, "head = 'none'; expected '3-dense', '1-dense' or 'pool'"),
         ("smallnet", {"widths": [8]}, 3, ConfigError, "and one depth of 0 or more for each"),
         ("mlp", {"hidden": []}, 3, ConfigError, "one positive width or more"),
         ("b2-mnist", {"hidden": "many"}, 3, ConfigError, "could not be built with hidden='many'"),
@@ -190,18 +234,42 @@ class Broken(nn.Module):
     def __init__(self, num_classes: int, in_channels: int, how: str = "", width: int = 16) -> None:
         super().__init__()
         self.how = how
+        self.ignored = nn.Parameter(torch.ones(3)) if how in ("idle", "infinite") else None
+        self.scale = nn.Parameter(torch.zeros(())) if how == "zero scale" else None
         self.conv = nn.Conv2d(in_channels, width, 3, padding=1)
         self.unused = nn.Linear(2, 2) if how == "unused" else None
         self.feature_info = [(width + 1, 1)]
         if how == "pyramid":
             self.forward_pyramid = lambda x: [self.conv(x)]
+        if how in ("pooled", "valid"):
+            self.feature_info = [(width, 2)]
+            self.forward_pyramid = lambda x: [
+                self.conv(x)[..., :4, :4] if how == "pooled" else self.conv(x)[..., 3::2, 3::2]
+            ]
+        if how == "other head":
+            self.head_names = ("conv", "fc")
+        if how == "hidden head":
+            self.head_names = ("conv",)
         self.fc = nn.Linear(width, num_classes)
         self.secret = torch.rand(num_classes)
 
     def forward(self, x: Tensor) -> Extra | Classified | Tensor:
         if self.how == "batch":
             x = x - x.mean(0)
-        logits = self.fc(torch.relu(self.conv(x)).amax((2, 3)))
+        maps = self.conv(x)
+        if self.how == "rounding":
+            maps = (maps + 1000) - 1000
+        if self.how == "types":
+            maps = torch.zeros(maps.shape, dtype=x.dtype).index_add(0, torch.arange(len(maps)), maps)
+        if self.how == "range":
+            maps = (maps * 1e36).square().sqrt() / 1e36 if maps.dtype == torch.bfloat16 else maps
+        logits = self.fc(torch.relu(maps).amax((2, 3)))
+        if self.how == "idle":
+            logits = logits + 0 * self.ignored.sum()
+        if self.how == "infinite":
+            logits = logits + (self.ignored - 1).abs().sum().sqrt()
+        if self.how == "zero scale":
+            logits = logits * self.scale
         if self.how == "nan":
             logits = logits / 0
         if self.how == "float":
@@ -229,11 +297,24 @@ class Broken(nn.Module):
         ("train", "in training returned Tensor"),
         ("pyramid", "declares 17 channels and stride 1"),
         ("export", "torch.export refuses"),
+        ("idle", "gradient of parameter 'ignored' is zero on two batches"),
+        ("infinite", "gradient of parameter 'ignored' is not finite"),
+        ("pooled", r"and \(2, 16, 4, 4\) for those 2 pixels larger; feature_info declares 16 channels and stride 2"),
+        ("rounding", "under bfloat16 autocast differ from those in float32"),
+        ("range", "under bfloat16 autocast are not finite"),
+        ("types", "forward under bfloat16 autocast fails"),
+        ("other head", "head_names has 'conv'; no weight of that name"),
+        ("hidden head", "'fc.bias' depends on the number of classes"),
     ],
 )
 def test_the_check_finds(how, message):
     with pytest.raises(ContractError, match=message):
         check_model(Broken, {"how": how}, in_channels=(2,), image_sizes=((8, 8),))
+
+
+@pytest.mark.parametrize("how", ["valid", "zero scale"])
+def test_the_check_accepts(how):
+    check_model(Broken, {"how": how}, in_channels=(2,), image_sizes=((8, 8),), overfit_steps=0)
 
 
 def test_the_check_accepts_more_outputs_and_wants_learning():

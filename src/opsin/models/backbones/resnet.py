@@ -1,19 +1,26 @@
 """ResNet: each block adds a correction to its input, so that very deep networks still train.
 
-Paper: Deep Residual Learning for Image Recognition, 2015, https://arxiv.org/abs/1512.03385.
-Implements: table 1, 18, 34 and 50 layers, projection shortcuts where the size changes (option B); the 3x3 stem without
-    pooling is that of section 4.2 (CIFAR-10) in front of the four ImageNet stages.
+Paper: Deep Residual Learning for Image Recognition, 2015, https://arxiv.org/abs/1512.03385; ResNeXt: Aggregated Residual
+    Transformations for Deep Neural Networks, 2016, https://arxiv.org/abs/1611.05431; wide: Wide Residual Networks, 2016,
+    https://arxiv.org/abs/1605.07146.
+Implements: table 1, 18, 34, 50, 101 and 152 layers, projection shortcuts where the size changes (option B); the 3x3 stem
+    without pooling is that of section 4.2 (CIFAR-10) in front of the four ImageNet stages. ResNeXt (32x4d, 32x8d,
+    64x4d): the 3x3 convolution of a bottleneck has that many groups of that many channels. Wide (x2): bottlenecks have
+    twice the channels inside, the same outside.
 Differs from the paper: a bottleneck strides in its 3x3 convolution, not in the first 1x1 ("ResNet v1.5", as torchvision
     and the published weights do); `zero_init_residual` (Goyal et al., 2017, section 5.1) starts blocks as the identity.
-Checked against: torchvision 0.29: same state-dict keys, outputs, input gradients and parameter counts
-    11,689,512 / 21,797,672 / 25,557,032 (tests/oracles/test_models_torchvision.py).
+    Initialization after He et al., 2015 (fan out), as in torchvision.
+Checked against: torchvision 0.29: same state-dict keys, outputs, gradients and parameter counts 11,689,512 / 21,797,672 /
+    25,557,032 / 44,549,160 / 60,192,808, ResNeXt 25,028,904 / 88,791,336 / 83,455,272, wide 68,883,240 / 126,886,696
+    (tests/oracles/test_models_torchvision.py).
 Reproduced: not yet run.
 Weights: none shipped; torchvision's published files (BSD-3-Clause) load unchanged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
@@ -21,7 +28,18 @@ from torch import Tensor, nn
 from opsin.errors import ConfigError
 from opsin.models import Classified, Feature
 
-NAMES = ("resnet18", "resnet34", "resnet50")
+NAMES = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+)
 
 Stem = Literal["imagenet", "cifar"]
 
@@ -54,18 +72,27 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1 to fewer channels, 3x3, 1x1 to four times as many, and a shortcut (figure 5, right)."""
+    """1x1 to fewer channels, 3x3, 1x1 to the block's channels, and a shortcut (figure 5, right).
+
+    Args:
+        in_channels: channels that the block gets.
+        channels: the stage's width; the block gives four times as many.
+        stride: of the 3x3 convolution.
+        groups: groups of the 3x3 convolution.
+        widening: channels of the 3x3 convolution, in units of `channels`.
+    """
 
     expansion = 4
 
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, groups: int = 1, widening: float = 1.0) -> None:
         super().__init__()
         out_channels = channels * self.expansion
-        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
+        inside = round(channels * widening)
+        self.conv1 = nn.Conv2d(in_channels, inside, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inside)
+        self.conv2 = nn.Conv2d(inside, inside, 3, stride, padding=1, groups=groups, bias=False)
+        self.bn2 = nn.BatchNorm2d(inside)
+        self.conv3 = nn.Conv2d(inside, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _projection(in_channels, out_channels, stride)
@@ -94,7 +121,7 @@ class ResNet(nn.Module):
     """Stem, four stages, global average pooling, logits.
 
     Args:
-        block: BasicBlock or Bottleneck.
+        block: makes a block of (in_channels, channels, stride): BasicBlock or Bottleneck.
         depths: blocks per stage.
         num_classes: K.
         in_channels: C of the pictures.
@@ -107,7 +134,7 @@ class ResNet(nn.Module):
 
     def __init__(
         self,
-        block: type[BasicBlock] | type[Bottleneck],
+        block: Callable[[int, int, int], BasicBlock | Bottleneck],
         depths: Sequence[int],
         num_classes: int,
         in_channels: int,
@@ -131,10 +158,10 @@ class ResNet(nn.Module):
         self.feature_info: list[Feature] = []
         for i, depth in enumerate(depths):
             first_stride = 1 if i == 0 else 2
-            blocks = []
+            blocks: list[BasicBlock | Bottleneck] = []
             for j in range(depth):
                 blocks.append(block(channels, width * 2**i, first_stride if j == 0 else 1))
-                channels = width * 2**i * block.expansion
+                channels = width * 2**i * blocks[-1].expansion
             stages.append(nn.Sequential(*blocks))
             stride *= first_stride
             self.feature_info.append(Feature(channels, stride))
@@ -196,3 +223,100 @@ def resnet50(
 ) -> ResNet:
     """Build ResNet-50: bottleneck blocks 3-4-6-3."""
     return ResNet(Bottleneck, (3, 4, 6, 3), num_classes, in_channels, stem, width, zero_init_residual)
+
+
+def resnet101(
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    stem: Stem = "imagenet",
+    width: int = 64,
+    zero_init_residual: bool = False,
+    depths: Sequence[int] = (3, 4, 23, 3),
+) -> ResNet:
+    """Build ResNet-101: bottleneck blocks 3-4-23-3."""
+    return ResNet(Bottleneck, depths, num_classes, in_channels, stem, width, zero_init_residual)
+
+
+def resnet152(
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    stem: Stem = "imagenet",
+    width: int = 64,
+    zero_init_residual: bool = False,
+    depths: Sequence[int] = (3, 8, 36, 3),
+) -> ResNet:
+    """Build ResNet-152: bottleneck blocks 3-8-36-3."""
+    return ResNet(Bottleneck, depths, num_classes, in_channels, stem, width, zero_init_residual)
+
+
+def resnext50_32x4d(
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    stem: Stem = "imagenet",
+    width: int = 64,
+    zero_init_residual: bool = False,
+    depths: Sequence[int] = (3, 4, 6, 3),
+    groups: int = 32,
+    group_width: int = 4,
+) -> ResNet:
+    """Build ResNeXt-50 32x4d: in the first stage, 32 groups of 4 channels inside a bottleneck."""
+    block = partial(Bottleneck, groups=groups, widening=groups * group_width / width)
+    return ResNet(block, depths, num_classes, in_channels, stem, width, zero_init_residual)
+
+
+def resnext101_32x8d(
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    stem: Stem = "imagenet",
+    width: int = 64,
+    zero_init_residual: bool = False,
+    depths: Sequence[int] = (3, 4, 23, 3),
+    groups: int = 32,
+    group_width: int = 8,
+) -> ResNet:
+    """Build ResNeXt-101 32x8d: in the first stage, 32 groups of 8 channels inside a bottleneck."""
+    block = partial(Bottleneck, groups=groups, widening=groups * group_width / width)
+    return ResNet(block, depths, num_classes, in_channels, stem, width, zero_init_residual)
+
+
+def resnext101_64x4d(
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    stem: Stem = "imagenet",
+    width: int = 64,
+    zero_init_residual: bool = False,
+    depths: Sequence[int] = (3, 4, 23, 3),
+    groups: int = 64,
+    group_width: int = 4,
+) -> ResNet:
+    """Build ResNeXt-101 64x4d: in the first stage, 64 groups of 4 channels inside a bottleneck."""
+    block = partial(Bottleneck, groups=groups, widening=groups * group_width / width)
+    return ResNet(block, depths, num_classes, in_channels, stem, width, zero_init_residual)
+
+
+def wide_resnet50_2(
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    stem: Stem = "imagenet",
+    width: int = 64,
+    zero_init_residual: bool = False,
+    depths: Sequence[int] = (3, 4, 6, 3),
+    widening: float = 2.0,
+) -> ResNet:
+    """Build wide ResNet-50-2: bottlenecks with twice the channels inside."""
+    block = partial(Bottleneck, widening=widening)
+    return ResNet(block, depths, num_classes, in_channels, stem, width, zero_init_residual)
+
+
+def wide_resnet101_2(
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    stem: Stem = "imagenet",
+    width: int = 64,
+    zero_init_residual: bool = False,
+    depths: Sequence[int] = (3, 4, 23, 3),
+    widening: float = 2.0,
+) -> ResNet:
+    """Build wide ResNet-101-2: bottlenecks with twice the channels inside."""
+    block = partial(Bottleneck, widening=widening)
+    return ResNet(block, depths, num_classes, in_channels, stem, width, zero_init_residual)
