@@ -138,9 +138,7 @@ class Branches(nn.Module):
 
 NETS = {
     "branches": Branches(),
-    "pools": nn.Sequential(
-        nn.Conv2d(1, 2, 3, padding=1), nn.AvgPool2d(2), nn.Conv2d(2, 2, 5, padding=2)
-    ),
+    "pools": nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.AvgPool2d(2), nn.Conv2d(2, 2, 5, padding=2)),
     "up": nn.Sequential(nn.Conv2d(1, 2, 3, 4, 1), nn.Upsample(scale_factor=2), nn.Conv2d(2, 2, 1)),
     "norms": nn.Sequential(
         nn.Conv2d(1, 4, 7, 2, 3), nn.BatchNorm2d(4), nn.GELU(), nn.AvgPool2d(3, 2, 1), nn.Conv2d(4, 2, 3, 2)

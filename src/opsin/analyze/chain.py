@@ -119,8 +119,8 @@ class Chain:
         """Bytes that training takes in float32; see `calculators.training_memory`."""
         return calculators.training_memory(self.parameters, self.values, batch=batch, optimizer=optimizer)
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+    def to_dict(self, batch: int = 1) -> dict[str, Any]:
+        """As JSON values; memory of training for so many pictures per step."""
         return {
             "layers": [row.to_dict() for row in self.rows],
             "parameters": self.parameters,
@@ -128,7 +128,7 @@ class Chain:
             "macs": self.macs,
             "values": self.values,
             "peak_bytes": 4 * self.peak,
-            "training_bytes": {name: self.memory(1, name) for name in calculators.STATES if name != "none"},
+            "training_bytes": {name: self.memory(batch, name) for name in calculators.STATES if name != "none"},
         }
 
 
@@ -210,17 +210,17 @@ def _layer(text: str, padding: Padding) -> Layer:
 
 def _with_options(layer: Layer, options: str) -> Layer:
     position = 0
-    names = {"s": "stride", "p": "padding", "d": "dilation", "g": "groups"}
+    names: dict[str, str] = {"s": "stride", "p": "padding", "d": "dilation", "g": "groups"}
     for found in _OPTION.finditer(options):
         if options[position : found.start()].strip():
             break
         position = found.end()
         if found[1]:
-            layer = replace(layer, **{names[found[1]]: int(found[2])})
+            layer = replace(layer, **{names[found[1]]: int(found[2])})  # type: ignore[arg-type]
         elif found[3] == "nobias":
             layer = replace(layer, bias=False)
         else:
-            layer = replace(layer, padding=found[3])
+            layer = replace(layer, padding="same" if found[3] == "same" else "valid")
     if options[position:].strip():
         raise ConfigError(_unreadable(layer.text))
     return layer

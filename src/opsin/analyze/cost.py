@@ -15,7 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from opsin.analyze import calculators
@@ -97,7 +102,8 @@ class Cost:
     Args:
         layers: every module that has parameters, makes something or is a leaf.
         image: (C, H, W) that was sent through.
-        peak_bytes: most bytes of activations alive at once in inference, the picture included.
+        peak_bytes: most bytes of activations alive at once in inference, the picture included; what kernels take for
+            themselves is not known.
         weight_bytes: of parameters and buffers as they are stored.
         seen: receptive fields of the last map before the whole picture is seen.
     """
@@ -198,7 +204,7 @@ def cost(network: nn.Module, image: Shape) -> Cost:
             network(images)
     except OpsinError:
         raise
-    except torch._subclasses.fake_tensor.DataDependentOutputException as error:
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise ConfigError(
             f"{book.where} decides by the values of a tensor ({error}); its cost depends on the picture and cannot be told."
         ) from error
@@ -284,11 +290,11 @@ class _Book:
         return found
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every tensor operation."""
 
     def __init__(self, book: _Book, images: Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.book, self.images = book, images
         self.alive: dict[int, int] = {}
         self.now = 0
@@ -296,7 +302,7 @@ class _Watch(TorchDispatchMode):
 
     def __enter__(self) -> Any:
         self._live(self.images)
-        return super().__enter__()
+        return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -370,7 +376,7 @@ def _macs(operation: Any, args: tuple[Any, ...], outputs: Sequence[Tensor]) -> i
     if operation in _ATTENTION:
         query, key, value = args[:3]  # (B, heads, tokens, width)
         one = calculators.attention_macs(query.shape[-2], key.shape[-2], query.shape[-1], value.shape[-1])
-        return one * math.prod(query.shape[:-2])
+        return int(one * math.prod(query.shape[:-2]))
     return 0
 
 

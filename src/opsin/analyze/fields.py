@@ -58,7 +58,9 @@ class Fields:
 
     def of(self, tensor: Any) -> Seen | None:
         """What a tensor sees; None for what does not come from the picture."""
-        found: Seen | None = self._seen.get(tensor) if isinstance(tensor, Tensor) else None
+        if not isinstance(tensor, Tensor) or tensor not in self._seen:
+            return None
+        found: Seen = self._seen[tensor]
         return found
 
     def follow(self, function: Any, args: tuple[Any, ...], outputs: list[Tensor]) -> None:
@@ -124,7 +126,7 @@ def _convolution(operation: Operation) -> Seen:
             fields.append(field.after_transposed(kernel[i], stride[i], padding[i], dilation[i]))
         else:
             fields.append(field.after(kernel[i], stride[i], padding[i], dilation[i]))
-    found = Seen(*fields, seen.places, seen.channels)
+    found = Seen(fields[0], fields[1], seen.places, seen.channels)
     sides = tuple(x.shape[2:])
     covers = not transposed and math.prod(sides) > 1 and kernel == _pair(sides) and math.prod(out.shape[2:]) == 1
     return found.whole if covers and padding == (0, 0) else found  # a dense layer written as a convolution

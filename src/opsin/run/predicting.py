@@ -90,7 +90,7 @@ def predict_files(
     if table is not None and table.exists():
         raise ConfigError(f"--table {table} exists already; give another name, or remove it.")
     started, found = time.monotonic(), Predictions()
-    sources = [_source(Path(one)) for one in inputs]
+    sources = [source_of(Path(one)) for one in inputs]
     if sum(len(source) for source in sources) == 0:
         raise ConfigError(f"No picture found in {', '.join(map(str, inputs))}.")
     reduce_to = bundle.task.reduce_to
@@ -108,7 +108,12 @@ def predict_files(
     return found
 
 
-def _source(path: Path) -> Dataset:
+def source_of(path: Path) -> Dataset:
+    """The pictures of a file, folder or archive, labels or not.
+
+    Raises:
+        ConfigError: if there is nothing.
+    """
     if not path.exists():
         raise ConfigError(f"{path}: there is no such file or folder.")
     if path.is_dir():
