@@ -22,15 +22,12 @@ TINY: dict[str, Tiny] = {
     "alexnet_2012": Tiny({"width": 24, "hidden": 512, "dropout": 0.0}, ((67, 72),)),
     "b2-mnist": Tiny({"hidden": 32}),
     "b2-simple-cnn": Tiny({"hidden": 32}),
-<<<<<<< HEAD
     "googlenet": Tiny({"width": 0.125}, ((48, 40),)),
     "inception_v3": Tiny({"width": 0.125}, ((75, 83),)),
-=======
     "densenet121": Tiny({"growth_rate": 4, "width": 8, "depths": (1, 2, 2, 1)}, ((64, 48),)),
     "densenet161": Tiny({"growth_rate": 4, "width": 8, "depths": (2, 1, 2, 1)}, ((64, 48),)),
     "densenet169": Tiny({"growth_rate": 4, "width": 8, "depths": (1, 1, 2, 2)}, ((64, 48),)),
     "densenet201": Tiny({"growth_rate": 4, "width": 8, "depths": (1, 1, 1, 1)}, ((64, 48),)),
->>>>>>> fa
     "linear": Tiny({}),
     "mlp": Tiny({"hidden": [32]}),
     "mobilenet_v1": Tiny({"width": 0.25}, ((64, 48),)),
@@ -46,13 +43,11 @@ TINY: dict[str, Tiny] = {
     "resnext101_32x8d": Tiny({"width": 8, "depths": (1, 1, 1, 1), "groups": 4, "group_width": 4}, ((64, 64),)),
     "resnext101_64x4d": Tiny({"width": 8, "depths": (1, 1, 1, 1), "groups": 8, "group_width": 2}, ((64, 64),)),
     "smallnet": Tiny({"widths": (8, 16, 16)}),
-<<<<<<< HEAD
     "vit_b_16": Tiny(VIT, ((48, 32),)),
     "vit_b_32": Tiny(VIT, ((64, 32),)),
     "vit_h_14": Tiny(VIT, ((28, 42),)),
     "vit_l_16": Tiny(VIT, ((32, 48),)),
     "vit_l_32": Tiny(VIT, ((64, 64),)),
-=======
     "squeezenet1_0": Tiny({"width": 4, "dropout": 0.0, "rectified_logits": False}, ((32, 40),)),
     "squeezenet1_1": Tiny({"width": 4, "dropout": 0.0, "rectified_logits": False}, ((32, 40),)),
     "vgg11": Tiny({"width": 8, "head": "pool", "dropout": 0.0}),
@@ -65,5 +60,4 @@ TINY: dict[str, Tiny] = {
     "vgg19_bn": Tiny({"width": 8, "hidden": 256, "dropout": 0.0}),
     "wide_resnet50_2": Tiny({"width": 8, "depths": (1, 1, 1, 1)}, ((64, 64),)),
     "wide_resnet101_2": Tiny({"width": 8, "depths": (1, 1, 1, 1), "widening": 3.0}, ((64, 64),)),
->>>>>>> fa
 }

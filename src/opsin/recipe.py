@@ -77,6 +77,9 @@ class ModelSettings(Settings):
     """Keyword arguments of the builder."""
     weights: str = "none"
     """File with starting weights, or `none`."""
+    init: dict[str, str] = {}
+    """Initializers by pattern of layers, e.g. `{"*": "he", "head": "normal:0.01"}`: zeros, normal, truncated-normal,
+    uniform, xavier, he, orthogonal; by default the network's own."""
 
 
 class StageSettings(Settings):

@@ -1,22 +1,24 @@
-"""`opsin models`: which networks there are."""
+"""`opsin models`: which networks there are, what they cost, how they differ."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from opsin.cli._frame import Json, emit, group
+from opsin.errors import ConfigError
 
 NAMES = ("models",)
-HELP = "List the networks, or show one."
+HELP = "List the networks, show one, compare two, calculate layers."
 ORDER = 80
 app = group(HELP)
 
 
 @app.callback()
 def _group() -> None:
-    """List the networks, or show one."""
+    """List the networks, show one, compare two, calculate layers."""
 
 
 @app.command("list")
@@ -44,29 +46,113 @@ def list_models(
 
 @app.command("show")
 def show_model(
-    name: Annotated[str, typer.Argument(help="A name that --model takes.")],
+    name: Annotated[str, typer.Argument(help="A name that --model takes, a run, a bundle, or last.")],
+    classes: Annotated[int, typer.Option(help="Number of classes.")] = 10,
+    channels: Annotated[int, typer.Option(help="Channels of a picture.")] = 3,
+    size: Annotated[int, typer.Option(help="Height and width of a picture.")] = 224,
+    depth: Annotated[
+        int | None, typer.Option(min=0, help="Sum up layers below this many dots; by default a dozen rows or more.")
+    ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Show every layer.")] = False,
+    activations: Annotated[
+        str | None,
+        typer.Option(help="Show how activations vary, layer by layer: on noise, or on pictures at this path."),
+    ] = None,
+    init: Annotated[
+        list[str] | None, typer.Option(help="Initialize so for --activations: PATTERN=INITIALIZER (repeat the flag).")
+    ] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the table: .csv, .md, .html, .svg or .png.")] = None,
+    json: Json = False,
+) -> None:
+    """Show a network: layers, parameters, multiply-adds, memory, receptive field, and where it comes from.
+
+    Nothing is computed but the shapes; with --activations, one pass over a few pictures.
+    """
+    from opsin.analyze.network import describe, save_table, shown_layers, table, totals
+    from opsin.run.showing import activation_table, opened, rules_of, shown_activations
+
+    if init and activations is None:
+        raise ConfigError("--init is for --activations; training takes model.init instead.")
+    shown = opened(name, classes=classes, channels=channels, size=size)
+    facts, cost = describe(shown.network, shown.spec)
+    if activations is None:
+        rows = table(shown_layers(cost, depth, every=layers))
+    else:
+        found = shown_activations(shown, activations, rules_of(init))
+        facts["activations"] = [one._asdict() for one in found]
+        rows = activation_table(found)
+    if save is not None:
+        facts["saved"] = str(save_table(rows, save, shown.spec.name))
+    text = "\n".join([f"{facts['about']}\n".lstrip(), f"{shown.spec.name}:", *(f"  {line}" for line in totals(cost))])
+    if facts["weights"] and not facts["about"]:
+        text += f"\n  weights: {facts['weights']}"
+    emit(facts, json, lambda: _with_table(text.strip(), rows))
+
+
+@app.command("diff")
+def diff_models(
+    first: Annotated[str, typer.Argument(help="A name that --model takes, a run, a bundle, or last.")],
+    second: Annotated[str, typer.Argument(help="Another one.")],
     classes: Annotated[int, typer.Option(help="Number of classes.")] = 10,
     channels: Annotated[int, typer.Option(help="Channels of a picture.")] = 3,
     size: Annotated[int, typer.Option(help="Height and width of a picture.")] = 224,
     json: Json = False,
 ) -> None:
-    """Show a network: parameters, multiply-adds, and where it comes from."""
-    from opsin.models import ModelSpec, build, models, resolve
+    """Compare two networks: layers added, removed and changed; totals side by side."""
+    from opsin.analyze.network import describe, difference, difference_table, totals_table
+    from opsin.run.showing import opened
 
-    spec = resolve(ModelSpec(name, {}, channels, classes, (size, size)))
-    network = build(spec)
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
+    shown = [opened(name, classes=classes, channels=channels, size=size) for name in (first, second)]
+    found = difference(*(describe(one.network, one.spec)[1] for one in shown))
+    same = f"{found['same']} layers are the same."
+    emit(
+        {"first": first, "second": second, **found},
+        json,
+        lambda: _with_table(same, difference_table(found), totals_table(found, first, second)),
+    )
 
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network.eval()(torch.zeros(1, channels, size, size))
-    found = {
-        **spec.to_dict(),
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "macs": counter.get_total_flops() // 2,
-        "about": (models.module(spec.name).__doc__ or "").strip() if spec.name in models else "",
-    }
-    size_text = f"{channels} x {size} x {size}"
-    numbers = f"{found['parameters']:,} parameters, {found['macs'] / 1e6:,.1f} M multiply-adds at {size_text}"
-    text = f"{found['about']}\n\n{spec.name}: {numbers}"
-    emit(found, json, lambda: text.strip())
+
+@app.command()
+def calculate(
+    picture: Annotated[str, typer.Argument(help="Height x width x channels, e.g. 224x224x3.")],
+    layers: Annotated[str, typer.Argument(help="A chain of layers, e.g. 'C3x64 same, P2, FC10'.")],
+    padding: Annotated[str, typer.Option(help="Of convolutions that say nothing of it: valid or same.")] = "valid",
+    batch: Annotated[int, typer.Option(min=1, help="Pictures per training step, for the memory.")] = 1,
+    save: Annotated[Path | None, typer.Option(help="Write the table: .csv, .md, .html, .svg or .png.")] = None,
+    json: Json = False,
+) -> None:
+    """Calculate sizes, parameters, multiply-adds and memory of a chain of layers by formula.
+
+    Layers: C5x32 convolution 5x5 with 32 filters, T4x64 transposed, P2 and A3 max and average pooling, GAP global
+    pooling, FC10 dense, BN, LRN, ReLU, drop .5, flatten; [C3x64, BN]x2 repeats. Options behind a layer: s2 stride,
+    p1 padding, same, valid, d2 dilation, g2 groups, nobias.
+    """
+    from opsin.analyze.chain import evaluate
+    from opsin.analyze.chain import picture as read
+    from opsin.analyze.network import chain_table, chain_totals, save_table
+
+    if padding not in ("valid", "same"):
+        raise ConfigError(f"--padding {padding}: expected valid or same.")
+    found = evaluate(read(picture), layers, "same" if padding == "same" else "valid")
+    rows = chain_table(found)
+    saved = {} if save is None else {"saved": str(save_table(rows, save, f"{picture}: {layers}"))}
+    emit({**found.to_dict(batch), **saved}, json, lambda: _with_table(chain_totals(found, batch), rows))
+
+
+def _with_table(text: str, *tables: list[tuple[str, ...]]) -> Any:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    parts: list[Any] = [Text(text)]
+    for rows in tables:
+        if len(rows) < 2:
+            continue
+        shown = Table(box=None, pad_edge=False)
+        for i, head in enumerate(rows[0]):
+            number = all(row[i][:1].isdigit() or row[i][:1] in ("", "-", "+") for row in rows[1:]) and head != "output"
+            shown.add_column(head, justify="right" if number else "left", no_wrap=True)
+        for row in rows[1:]:
+            shown.add_row(*(Text(cell) for cell in row))
+        parts += [Text(""), shown]
+    return Group(*parts)

@@ -33,6 +33,7 @@ from opsin.engine.precision import Precision, choose_device
 from opsin.engine.preflight import preflight
 from opsin.engine.schedules import Schedule, schedule
 from opsin.errors import ConfigError, TrainingError
+from opsin.layers.initializers import initialize
 from opsin.layers.sync_batchnorm import convert as synchronize
 from opsin.models import ModelSpec, build, resolve
 from opsin.models.builder import build_with
@@ -130,6 +131,7 @@ class Trainer:
         spec = resolve(ModelSpec(name=given.name, kwargs=given.kwargs, **task.model_facts))
         with seeding.torch_seeded(self.recipe.run.seed, "initialization"):
             network = build(spec) if self.network is None else build_with(self.network, spec)
+            initialize(network, given.init)
         if given.weights != "none" and not Store(self.folder.checkpoints).list():  # a checkpoint holds all weights
             report = load_weights(network, given.weights)
             self.start_from = report.summary()
