@@ -90,7 +90,7 @@ def predict_files(
     if table is not None and table.exists():
         raise ConfigError(f"--table {table} exists already; give another name, or remove it.")
     started, found = time.monotonic(), Predictions()
-    sources = [_source(Path(one)) for one in inputs]
+    sources = [open_source(Path(one)) for one in inputs]
     if sum(len(source) for source in sources) == 0:
         raise ConfigError(f"No picture found in {', '.join(map(str, inputs))}.")
     reduce_to = bundle.task.reduce_to
@@ -103,12 +103,17 @@ def predict_files(
     found.seconds = time.monotonic() - started
     folder = any(not Path(one).is_file() or len(source) > 1 for one, source in zip(inputs, sources))
     if table is not None or save is not None or folder:
-        found.table = table or _free((save or Path()) / "predictions.csv")
+        found.table = table or free_path((save or Path()) / "predictions.csv")
         _write_table(found)
     return found
 
 
-def _source(path: Path) -> Dataset:
+def open_source(path: Path) -> Dataset:
+    """The pictures of a file, of a folder with all below it, or of an archive.
+
+    Raises:
+        ConfigError: if there is no such file or folder.
+    """
     if not path.exists():
         raise ConfigError(f"{path}: there is no such file or folder.")
     if path.is_dir():
@@ -212,9 +217,9 @@ def _draw(source: Dataset, one: _Read, result: Any, save: Path) -> None:
     data, _ = source.bytes_of(one.index)
     with Image.open(io.BytesIO(data)) as image:
         drawn = result.draw(ImageOps.exif_transpose(image))
-    target = save / Path(_safe_path(one.name)).with_suffix(".png")
+    target = save / Path(safe_path(one.name)).with_suffix(".png")
     target.parent.mkdir(parents=True, exist_ok=True)
-    drawn.save(_free(target))
+    drawn.save(free_path(target))
 
 
 def _sort(source: Dataset, one: _Read, labels: Sequence[str], folder: Path) -> None:
@@ -222,18 +227,19 @@ def _sort(source: Dataset, one: _Read, labels: Sequence[str], folder: Path) -> N
     for label in labels:
         target = folder / _safe(label) / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        _free(target).write_bytes(data)
+        free_path(target).write_bytes(data)
 
 
 def _safe(word: str) -> str:
     return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", word).strip(". ") or "_"
 
 
-def _safe_path(name: str) -> str:
+def safe_path(name: str) -> str:
+    """A sample id as a relative path that every operating system takes."""
     return "/".join(_safe(part) for part in name.split("/"))
 
 
-def _free(path: Path) -> Path:
+def free_path(path: Path) -> Path:
     """The path, or one with a number behind its stem, so that no file is written over."""
     if not path.exists():
         return path
