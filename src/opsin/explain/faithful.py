@@ -1,7 +1,8 @@
 """Whether a map shows what the score depends on: take pixels away in the map's order, or put them in, and watch it.
 
 Paper: Petsiuk et al., "RISE", 2018, https://arxiv.org/abs/1806.07421, section 4.3 (deletion and insertion).
-Differs from the paper: a random order over the same number of steps is measured beside it, as the chance level.
+Differs from the paper: pixels are replaced by the picture's own mean color; a random order over the same number of steps
+is measured beside it, as the chance level.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Faithful:
     """Areas under the class's probability, in [0, 1], over the share of pixels that were changed.
 
     Args:
-        deletion: pixels replaced by gray, the most important first; lower is better.
+        deletion: pixels replaced by the picture's mean color, the most important first; lower is better.
         insertion: pixels put into the blurred picture, the most important first; higher is better.
         random_deletion, random_insertion: the same in random order.
     """
@@ -46,14 +47,14 @@ def measure(question: Question, found: Found, *, steps: int = 50) -> Faithful:
     """
     count = found.map.numel()
     drawn = torch.rand(count, generator=torch_generator("faithful"), dtype=torch.float64).to(found.map.device)
-    gray, blur = question.baseline("gray"), question.baseline("blur")
+    plain, blur = question.baseline("mean"), question.baseline("blur")
     areas = []
     for values in (found.map.flatten().double(), drawn):
         ranks = torch.empty(count, dtype=torch.long, device=values.device)
         ranks[values.argsort(descending=True, stable=True)] = torch.arange(count, device=values.device)
         ranks = ranks.reshape(question.size)
         areas += [
-            _area(question, question.pixels, gray, ranks, steps),
+            _area(question, question.pixels, plain, ranks, steps),
             _area(question, blur, question.pixels, ranks, steps),
         ]
     return Faithful(*areas)

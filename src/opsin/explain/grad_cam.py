@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opsin.errors import ConfigError, UnknownName
-from opsin.explain.question import Found, Question
+from opsin.explain.question import Found, Question, short_name
 
 NAMES = ("grad-cam",)
 MOST_PREFIX = 16  # tokens before those of the patches: class, distillation, registers
@@ -90,13 +90,6 @@ def recorded(model: nn.Module) -> Iterator[list[Layer]]:
             handle.remove()
 
 
-def short_name(name: str) -> str:
-    """A layer's name without the wrappers around the network (`net.`)."""
-    while name.startswith("net."):
-        name = name.removeprefix("net.")
-    return name
-
-
 def with_gradient(score: Tensor, layers: Sequence[Layer], size: Size) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Name, values and gradient (1, C, h, w) of layers that are maps on which the score depends, last first."""
     grids = [(one.output.shape[2], one.output.shape[3]) for one in layers if one.output.ndim == 4]
@@ -161,7 +154,7 @@ def _fits(cells: Size, size: Size) -> bool:
 def _no_map(layer: str) -> str:
     if layer:
         return f"the output of '{layer}' is no map of the picture larger than 1x1, or the score does not depend on it."
-    return "no layer of this network keeps a map of the picture."
+    return "no layer of this network keeps a map of the picture that the score depends on."
 
 
 def _others() -> list[str]:

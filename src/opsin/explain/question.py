@@ -126,6 +126,13 @@ def blurred(pixels: Tensor, sigma: float) -> Tensor:
     return F.conv2d(columns, kernel.transpose(2, 3), groups=pixels.shape[1])
 
 
+def short_name(name: str) -> str:
+    """A layer's name without the wrappers around the network (`net.`)."""
+    while name.startswith("net."):
+        name = name.removeprefix("net.")
+    return name
+
+
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients of weights inside a block; afterwards everything is as it was before."""

@@ -15,7 +15,7 @@ from opsin.errors import ShapeError
 # Anchors in OKLab (lightness, green-red, blue-yellow): lightness rises in equal steps, so that equal differences of the
 # values look equally large, also in gray and to people who see no red or green.
 _SEQUENTIAL = ((0.20, 0.02, -0.10), (0.40, 0.14, -0.08), (0.60, 0.17, 0.07), (0.80, 0.04, 0.14), (0.97, -0.02, 0.09))
-_NEGATIVE, _NEUTRAL, _POSITIVE = (0.45, -0.03, -0.18), (0.97, 0.0, 0.0), (0.45, 0.18, 0.09)
+_NEGATIVE, _POSITIVE = (0.55, -0.04, -0.18), (0.55, 0.19, 0.10)  # equally light; between them lies the gray picture
 _BAND, _TEXT = "#111827", "#f9fafb"
 _SMALLEST = 256  # pixels of the shorter side as drawn; smaller pictures are enlarged without smoothing
 CLIP = 0.995  # share of the pixels that the scale reaches; single pixels stand far above all others in some methods
@@ -196,7 +196,7 @@ def _mixed(share: NDArray[np.float32], gray: NDArray[np.float32], signed: bool) 
     index = np.rint((share + 1) * 127.5 if signed else share * 255).astype(np.int64)
     color = _colors(signed)[index]  # (H, W, 3)
     strength = np.abs(share)[..., None]
-    weight = 0.85 * np.sqrt(strength) if signed else 0.35 + 0.45 * strength
+    weight = 0.9 * np.sqrt(strength) if signed else 0.35 + 0.45 * strength
     found = color * weight + (0.15 + 0.7 * gray[..., None]) * (1 - weight)
     return np.rint(np.clip(found, 0, 1) * 255).astype(np.uint8)
 
@@ -204,7 +204,9 @@ def _mixed(share: NDArray[np.float32], gray: NDArray[np.float32], signed: bool) 
 @cache
 def _colors(signed: bool) -> NDArray[np.float64]:
     """256 colors (256, 3) in [0, 1]."""
-    anchors = np.array((_NEGATIVE, _NEUTRAL, _POSITIVE) if signed else _SEQUENTIAL)
+    if signed:
+        return _to_rgb(np.repeat(np.array((_NEGATIVE, _POSITIVE)), 128, axis=0))
+    anchors = np.array(_SEQUENTIAL)
     place = np.linspace(0, len(anchors) - 1, 256)
     return _to_rgb(np.stack([np.interp(place, np.arange(len(anchors)), part) for part in anchors.T], axis=1))
 
