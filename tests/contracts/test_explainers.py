@@ -21,6 +21,7 @@ from opsin.explain.question import Found, Question
 from opsin.models import ModelSpec, build, models
 from opsin.models.builder import build_with
 from opsin.results.explanation import Explanation
+from opsin.run import Run
 from opsin.seeding import torch_seeded
 from opsin.tasks.classify import Classify, ClassifySettings, HeadSettings
 
@@ -240,6 +241,30 @@ def test_classes_heads_and_layers_are_chosen():
     assert explain(bundle, picture(), layer="layer1").details["layer"] == "layer1"
 
 
+@pytest.mark.parametrize("block", [torch.inference_mode, torch.no_grad])
+def test_gradients_are_found_inside_blocks_without(block):
+    with block():
+        found = explain(bundle_of("smallnet"), picture(), "saliency")
+    assert np.array_equal(found.map, explain(bundle_of("smallnet"), picture(), "saliency").map)
+
+
+def test_a_run_explains_with_its_best_model():
+    run = Run.__new__(Run)
+    run._bundle = bundle_of("smallnet")
+    found = run.explain(picture(), "occlusion", patch=16, stride=16)
+    assert np.array_equal(found.map, explain(run._bundle, picture(), "occlusion", patch=16, stride=16).map)
+
+
+def test_a_persons_own_method(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from opsin.explain.question import Found\n"
+        "def bright(question, *, power: float = 1.0):\n"
+        "    return Found(question.pixels[0].mean(0) ** power, signed=False)\n"
+    )
+    found = explain(bundle_of("smallnet"), picture(), f"{tmp_path}/mine.py:bright", power=2)
+    assert found.map.max() > 150**2
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -251,6 +276,7 @@ def test_classes_heads_and_layers_are_chosen():
         ({"method": "saliency", "layer": "fc"}, ConfigError, "saliency has no option 'layer'. It takes: none"),
         ({"method": "occlusion", "path": 3}, ConfigError, "no option 'path'. Did you mean 'patch'"),
         ({"method": "occlusion", "patch": "big"}, ConfigError, "patch = 'big'; expected a whole number"),
+        ({"method": "occlusion", "patch": 2.5}, ConfigError, "patch = 2.5; expected a whole number"),
         ({"method": "occlusion", "patch": 99}, ConfigError, "expected a patch of 1 to"),
         ({"method": "occlusion", "fill": "red"}, ConfigError, "no baseline 'red'. Known: black, mean, gray, blur"),
         ({"method": "integrated-gradients", "steps": 0}, ConfigError, "steps = 0"),

@@ -18,7 +18,7 @@ from opsin.models import ModelSpec, build
 from opsin.seeding import torch_generator, torch_seeded
 from opsin.tasks.classify import Classify, ClassifySettings, HeadSettings
 
-CLASSES, TARGET, SIZE = 4, 2, (64, 64)
+CLASSES, TARGET, SIZE = 4, 2, (48, 48)
 NETWORKS = {
     "smallnet": {"widths": (8, 16, 16)},
     "resnet18": {"width": 8},
@@ -110,13 +110,13 @@ def test_integrated_gradients(name, baseline):
 @every_network
 def test_occlusion(name):
     question = asked(name)
-    window, stride = 20, 14  # the last patches reach beyond the border
+    window, stride = 18, 13  # the last patches reach beyond the border
     expected = Occlusion(logits(question)).attribute(
         question.pixels, (3, window, window), (3, stride, stride), baselines=127.5, target=TARGET
     )
     found = ours(question, "occlusion", patch=window, stride=stride, fill="gray")
     close(found.map, expected[0, 0])
-    assert found.details["patches"] == 25
+    assert found.details["patches"] == 16
 
 
 class AsMap(nn.Module):
@@ -138,8 +138,8 @@ def test_grad_cam(name):
     found = ours(question, "grad-cam")
     if "vit" in name:
         net = question.model.net.net
-        assert found.details == {"layer": "blocks.1.norm1", "cells": [4, 4]}
-        before, net.blocks[1].norm1 = net.blocks[1].norm1, AsMap(net.blocks[1].norm1, 3, (4, 4))
+        assert found.details == {"layer": "blocks.1.norm1", "cells": [3, 3]}
+        before, net.blocks[1].norm1 = net.blocks[1].norm1, AsMap(net.blocks[1].norm1, 3, (3, 3))
         layer = net.blocks[1].norm1.point
     else:
         layer = next(m for full, m in question.model.named_modules() if short_name(full) == found.details["layer"])
@@ -191,7 +191,7 @@ def test_deletion_and_insertion_by_definition():
     chances = []
     for step in range(5):
         picture = question.pixels.clone().flatten(2)
-        picture[..., order[: step * 1024]] = question.pixels.mean((2, 3))[..., None]
+        picture[..., order[: step * 576]] = question.pixels.mean((2, 3))[..., None]
         with torch.no_grad():
             chances.append(float(logits(question)(picture.unflatten(2, SIZE)).softmax(1)[0, TARGET]))
     assert measured.deletion == pytest.approx(np.trapezoid(chances) / 4, rel=1e-9)

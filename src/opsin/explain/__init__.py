@@ -66,7 +66,9 @@ def explain(
     from PIL import Image
     from torch import Tensor
 
-    single = isinstance(images, str | Path | Image.Image | np.ndarray | Tensor) or hasattr(images, "target")
+    from opsin.task import Sample
+
+    single = isinstance(images, str | Path | Image.Image | np.ndarray | Tensor | Sample)
     call = checked(method, options)
     found = []
     for number, image in enumerate([images] if single else images):
@@ -95,6 +97,8 @@ def checked(method: str, options: Mapping[str, Any]) -> Callable[[Question], Fou
         kind = type(known[name].default)
         try:
             values[name] = kind(value)
+            if not isinstance(value, str) and values[name] != value:
+                raise ValueError(value)  # 3.5 is no whole number
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{method}: {name} = {value!r}; expected {_WORDS[kind]}.") from error
     return lambda question: function(question, **values)
@@ -120,13 +124,13 @@ def asking(
     from opsin.task import Sample, as_arrays
 
     task = bundle.task
-    sample = as_sample(image, number, task.reduce_to, task.spec)
-    size = _original_size(image, sample)
-    prepared = task.prepare(Sample(sample.id, sample.image), 0, train=False)
-    batch = task.collate([prepared], np.zeros(1, np.uint64))
-    device = next(bundle.model.parameters(), torch.zeros(())).device
-    pixels = batch.inputs.to(device, torch.float32)
-    with undisturbed(bundle.model):
+    with torch.inference_mode(False), undisturbed(bundle.model):
+        sample = as_sample(image, number, task.reduce_to, task.spec)
+        size = _original_size(image, sample)
+        prepared = task.prepare(Sample(sample.id, sample.image), 0, train=False)
+        batch = task.collate([prepared], np.zeros(1, np.uint64))
+        device = next(bundle.model.parameters(), torch.zeros(())).device
+        pixels = batch.inputs.to(device, torch.float32)
         with torch.no_grad():
             outputs = as_arrays(bundle.model(pixels))
         aim = task.aim(outputs, class_name=class_name, head=head)

@@ -46,12 +46,12 @@ def measure(question: Question, found: Found, *, steps: int = 50) -> Faithful:
         steps: pictures along the way, besides the first one.
     """
     count = found.map.numel()
-    drawn = torch.rand(count, generator=torch_generator("faithful"), dtype=torch.float64).to(found.map.device)
+    drawn = torch.rand(count, generator=torch_generator("faithful"), dtype=torch.float64)
     plain, blur = question.baseline("mean"), question.baseline("blur")
     areas = []
-    for values in (found.map.flatten().double(), drawn):
-        ranks = torch.empty(count, dtype=torch.long, device=values.device)
-        ranks[values.argsort(descending=True, stable=True)] = torch.arange(count, device=values.device)
+    for values in (found.map.flatten().cpu().double(), drawn):
+        ranks = torch.empty(count, dtype=torch.long)
+        ranks[values.argsort(descending=True, stable=True)] = torch.arange(count)
         ranks = ranks.reshape(question.size)
         areas += [
             _area(question, question.pixels, plain, ranks, steps),
@@ -64,9 +64,9 @@ def _area(question: Question, start: Tensor, end: Tensor, ranks: Tensor, steps: 
     """Area under the probability while pixels go from `start` to `end` (1, C, H, W) in the order of their ranks (H, W)."""
     chances = []
     for first in range(0, steps + 1, question.batch_size):
-        limits = torch.arange(first, min(first + question.batch_size, steps + 1), device=ranks.device)
+        limits = torch.arange(first, min(first + question.batch_size, steps + 1))
         changed = ranks < (limits * ranks.numel() / steps)[:, None, None]  # (B, H, W)
-        pictures = torch.where(changed[:, None], end, start)  # (B, C, H, W)
+        pictures = torch.where(changed[:, None].to(start.device), end, start)  # (B, C, H, W)
         chances.append(question.scores(pictures, question.chance))
     curve = torch.cat(chances)
     return float(torch.trapezoid(curve) / (len(curve) - 1))

@@ -33,14 +33,16 @@ def build(question: Question, *, steps: int = 64, baseline: str = "black") -> Fo
         raise ConfigError(f"integrated-gradients: steps = {steps}; expected 1 or more.")
     start = question.baseline(baseline)
     nodes, weights = np.polynomial.legendre.leggauss(steps)  # on [-1, 1]
-    total = torch.zeros_like(question.pixels[0], dtype=torch.float64)
+    total = torch.zeros(
+        question.pixels.shape[1:], dtype=torch.float64
+    )  # (C, H, W), on the CPU: not every device has it
     way = question.pixels - start  # (1, C, H, W)
     for first in range(0, steps, question.batch_size):
         part = slice(first, first + question.batch_size)
         share = torch.from_numpy((nodes[part] + 1) / 2).to(way)[:, None, None, None]
-        weight = torch.from_numpy(weights[part] / 2).to(total.device)[:, None, None, None]
-        total += (weight * question.gradients(start + share * way)).sum(0)  # (C, H, W)
-    values = (total * way[0]).sum(0)  # (H, W)
+        weight = torch.from_numpy(weights[part] / 2)[:, None, None, None]
+        total += (weight * question.gradients(start + share * way).cpu()).sum(0)
+    values = (total * way[0].cpu()).sum(0)  # (H, W)
     here, there = question.scores(torch.cat([question.pixels, start])).tolist()
     error = abs(float(values.sum()) - (here - there)) / max(abs(here - there), 1e-6)
     details = {"steps": steps, "baseline": baseline, "baseline_score": there, "completeness_error": error}

@@ -48,9 +48,11 @@ class Question:
         return self.pixels.shape[2], self.pixels.shape[3]
 
     def scores(self, pixels: Tensor, pick: Callable[[Any], Tensor] | None = None) -> Tensor:
-        """Scores (B,) in float64 of pictures (B, C, H, W), without gradient."""
+        """Scores (B,) in float64 on the CPU of pictures (B, C, H, W), without gradient."""
         with torch.no_grad():
-            parts = [(pick or self.pick)(self.model(part)).double() for part in torch.split(pixels, self.batch_size)]
+            parts = [
+                (pick or self.pick)(self.model(part)).cpu().double() for part in torch.split(pixels, self.batch_size)
+            ]
         return torch.cat(parts)
 
     def gradients(self, pixels: Tensor) -> Tensor:
@@ -138,7 +140,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients of weights inside a block; afterwards everything is as it was before."""
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    devices = sorted({p.device.index or 0 for p, _ in wanted if p.device.type == "cuda"})
+    devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=devices), evaluating(model):
         seed_torch("explain")
         try:
