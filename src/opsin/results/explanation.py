@@ -148,10 +148,14 @@ class Explanation:
         return canvas
 
     def _overlay(self, gray: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """(H, W, 3): where the map is 0 the picture in gray, where it is large its color."""
+        """(H, W, 3): the picture in gray; where the model saw it, in the color of the map."""
         limit = _top(np.abs(self.map))
         share = np.clip(self.map / (limit or 1), -1, 1)  # (H, W)
-        return _mixed(share, gray, self.signed)
+        left, top, right, bottom = (round(side) for side in self.seen_xyxy)
+        found = _mixed(np.zeros_like(share), gray, signed=True)
+        seen = slice(top, bottom), slice(left, right)
+        found[seen] = _mixed(share[seen], gray[seen], self.signed)
+        return found
 
     def _mark_seen(self, overlay: Image.Image, factor: int) -> None:
         box = [round(side * factor) for side in self.seen_xyxy]
