@@ -66,7 +66,11 @@ def bundle_of(name: str) -> Bundle:
     task = task_of(size)
     spec = ModelSpec(name, kwargs, 3, 5, size)
     with torch_seeded("explainers"):
-        return Bundle(task, "classify", spec, task.assemble(build(spec, check=False)))  # in training mode
+        model = task.assemble(build(spec, check=False))
+        for parameter in model.parameters():  # as if trained: a classifier that starts at 0 has no gradient behind it
+            if parameter.ndim > 1 and not bool(parameter.any()):
+                nn.init.normal_(parameter, std=0.02)
+    return Bundle(task, "classify", spec, model)  # in training mode
 
 
 def picture(height: int = 70, width: int = 90) -> np.ndarray:
