@@ -10,7 +10,7 @@ Shapes: B batch, C channels, H W height and width.
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from opsin.errors import ConfigError
 from opsin.recipe import Settings
 from opsin.registry import Registry
 from opsin.results.rows import Rows
@@ -154,6 +155,19 @@ class Part(NamedTuple):
 Loss = dict[str, Part]
 
 
+class Aim(NamedTuple):
+    """One number of a model's answer that can be explained.
+
+    `head` and `class_name` say in words which; `pick` takes the model's outputs (the NamedTuple of tensors) and gives
+    that number for each picture, (B,), with gradient; `chance` gives it as a probability in [0, 1].
+    """
+
+    head: str
+    class_name: str
+    pick: Callable[[Any], Tensor]
+    chance: Callable[[Any], Tensor]
+
+
 class Monitor(NamedTuple):
     """The metric that chooses the best model on the validation part."""
 
@@ -280,6 +294,25 @@ class Task(abc.ABC, Generic[S]):
         self, outputs: Mapping[str, NDArray[Any]], ids: Sequence[str], geometry: Sequence[Geometry]
     ) -> list[Any]:
         """Turn model outputs (arrays by name, from any runtime) into one result per picture, in original pixels."""
+
+    def aim(
+        self, outputs: Mapping[str, NDArray[Any]], *, class_name: str | None = None, head: str | None = None
+    ) -> Aim:
+        """Which number of the model's answer to explain; optional, like everything that a report shows.
+
+        Args:
+            outputs: the model's outputs for the one picture in question, arrays by name with first axis 1.
+            class_name: by default what the model says of that picture.
+            head: by default the first.
+
+        Raises:
+            ConfigError: if the task has no such number.
+            UnknownName: if it has no such class or head.
+        """
+        del outputs, class_name, head
+        raise ConfigError(
+            f"The task {type(self).__name__.lower()} cannot be explained: it names no score of a picture."
+        )
 
     @abc.abstractmethod
     def score(self, result: Any, target: Mapping[str, Any]) -> dict[str, Any]:

@@ -70,7 +70,8 @@ def command(
     flags = {
         "data.path": data, "data.format": format, "data.columns": pairs(columns), "data.skip_bad": skip_bad or None,
         "data.split.group": group, "data.split.seed": split_seed, "data.split.earlier": split_from, "data.split.folds": folds,
-        "model.name": model, "model.weights": weights, "transfer.plan": None if transfer == "advise" else transfer, "task.augment_preset": augment,
+        "model.name": model, "model.weights": weights, "task.augment_preset": augment,
+        "transfer.plan": None if transfer == "advise" else transfer,
         "run.epochs": epochs, "run.minutes": minutes, "run.batch_size": batch_size, "run.seed": seed,
     }  # fmt: skip
     if resume is not None:

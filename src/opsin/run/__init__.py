@@ -84,6 +84,12 @@ class Run:
         """Predict one picture or several with the best model; see `Bundle.predict`."""
         return self.bundle.predict(images, **options)
 
+    def explain(self, images: Any, method: str = "grad-cam", **options: Any) -> Any:
+        """Show where in a picture the best model's answer comes from; see `opsin.explain.explain`."""
+        from opsin.explain import explain
+
+        return explain(self.bundle, images, method, **options)
+
     def evaluate(self, split: str = "test", **options: Any) -> dict[str, Any]:
         """Judge the best model; see `opsin.run.evaluating.evaluate_run`."""
         from opsin.run.evaluating import evaluate_run

@@ -103,7 +103,7 @@ def predict_files(
     found.seconds = time.monotonic() - started
     folder = any(not Path(one).is_file() or len(source) > 1 for one, source in zip(inputs, sources))
     if table is not None or save is not None or folder:
-        found.table = table or _free((save or Path()) / "predictions.csv")
+        found.table = table or free_path((save or Path()) / "predictions.csv")
         _write_table(found)
     return found
 
@@ -217,9 +217,9 @@ def _draw(source: Dataset, one: _Read, result: Any, save: Path) -> None:
     data, _ = source.bytes_of(one.index)
     with Image.open(io.BytesIO(data)) as image:
         drawn = result.draw(ImageOps.exif_transpose(image))
-    target = save / Path(_safe_path(one.name)).with_suffix(".png")
+    target = save / Path(safe_path(one.name)).with_suffix(".png")
     target.parent.mkdir(parents=True, exist_ok=True)
-    drawn.save(_free(target))
+    drawn.save(free_path(target))
 
 
 def _sort(source: Dataset, one: _Read, labels: Sequence[str], folder: Path) -> None:
@@ -227,18 +227,19 @@ def _sort(source: Dataset, one: _Read, labels: Sequence[str], folder: Path) -> N
     for label in labels:
         target = folder / _safe(label) / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        _free(target).write_bytes(data)
+        free_path(target).write_bytes(data)
 
 
 def _safe(word: str) -> str:
     return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", word).strip(". ") or "_"
 
 
-def _safe_path(name: str) -> str:
+def safe_path(name: str) -> str:
+    """A sample id as a relative path that every operating system takes."""
     return "/".join(_safe(part) for part in name.split("/"))
 
 
-def _free(path: Path) -> Path:
+def free_path(path: Path) -> Path:
     """The path, or one with a number behind its stem, so that no file is written over."""
     if not path.exists():
         return path

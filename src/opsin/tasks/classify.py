@@ -22,7 +22,7 @@ from opsin.data import transforms
 from opsin.data.classes import class_weights, infer_heads, picture_sizes, pixel_statistics, to_spec
 from opsin.data.resize import center_crop, chain, random_resized_crop, resize, resize_center_crop, stack
 from opsin.data.transforms import AugmentSettings
-from opsin.errors import ConfigError, DataError
+from opsin.errors import ConfigError, DataError, UnknownName
 from opsin.layers.normalize import Normalized
 from opsin.losses.classification import (
     binary_count,
@@ -39,6 +39,7 @@ from opsin.results.rows import Rows
 from opsin.results.section import Note, Section
 from opsin.seeding import Keys
 from opsin.task import (
+    Aim,
     Batch,
     Geometry,
     ImageSpec,
@@ -53,7 +54,17 @@ from opsin.task import (
 
 NAMES = ("classify",)
 HELP = "say which class, or which labels, a picture has"
-_AFTER_INPUT = {"heads", "augment", "augment_preset", "flip", "label_smoothing", "balance", "operating_point", "decide", "auxiliary_weight"}
+_AFTER_INPUT = {
+    "heads",
+    "augment",
+    "augment_preset",
+    "flip",
+    "label_smoothing",
+    "balance",
+    "operating_point",
+    "decide",
+    "auxiliary_weight",
+}
 COUNTED_AUXILIARY = 2  # heads counted before the forward pass; more are right too, at the cost of a backward pass each
 SMALL = 64  # pixels: up to here pictures are used at their own size and shifted, above they are cropped and resized
 
@@ -319,6 +330,32 @@ class Classify(Task[ClassifySettings]):
     def _limits(self, head: HeadSettings) -> NDArray[np.float32] | None:
         used = head.kind == "multi" or self.settings.decide == "operating-point"
         return np.asarray(head.thresholds, np.float32) if used and head.thresholds is not None else None
+
+    def aim(
+        self, outputs: Mapping[str, NDArray[Any]], *, class_name: str | None = None, head: str | None = None
+    ) -> Aim:
+        """A class's logit; by default of the class that is said, or of the best label where any number applies."""
+        heads = {one.name: i for i, one in enumerate(self.settings.heads)}
+        if head is not None and head not in heads:
+            raise UnknownName("head", head, heads)
+        number = 0 if head is None else heads[head]
+        asked, part = self.settings.heads[number], self.slices[number]
+        if class_name is not None and class_name not in asked.class_names:
+            raise UnknownName(f"class of head '{asked.name}'", class_name, asked.class_names)
+        said = self.predict_step(outputs, ["the picture"], [Geometry((1, 1), (1, 1))])[0].heads[number].index
+        index = said if class_name is None else asked.class_names.index(class_name)
+
+        def chance(answer: Any) -> Tensor:
+            logits = answer.logits[:, part]  # (B, K)
+            values = logits.softmax(1) if asked.kind == "single" else logits.sigmoid()
+            chosen: Tensor = values[:, index]
+            return chosen
+
+        def pick(answer: Any) -> Tensor:
+            chosen: Tensor = answer.logits[:, part.start + index]
+            return chosen
+
+        return Aim(asked.name, asked.class_names[index], pick, chance)
 
     def score(self, result: Classification, target: Mapping[str, Any]) -> dict[str, Any]:
         row: dict[str, Any] = {"id": result.id}
