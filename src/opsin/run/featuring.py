@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from opsin.bundle import Bundle
 from opsin.data.dataset import Dataset
@@ -126,14 +127,11 @@ def probe_data(
     cached = features_of(bundle.task, bundle.model, dataset, chosen, layer=layer, pool=pool)
     seconds = time.monotonic() - started
     x = cached.features.values.reshape(len(chosen), -1)
-    folds = _folds(labels, min(FOLDS, int(counts[counts > 0].min())))
+    folds = deal_folds(labels, min(FOLDS, int(counts[counts > 0].min())))
     table = []
     for name in names:
         started = time.monotonic()
-        answers, words = np.zeros(len(labels), np.int64), ""
-        for test in folds:
-            train = np.setdiff1d(np.arange(len(labels)), test)
-            answers[test], words = probe(name, x[train], labels[train], x[test])
+        answers, words = out_of_fold(name, x, labels, folds)
         found = wilson(int((answers == labels).sum()), len(labels))
         accuracy = {"value": found.value, "low": found.low, "high": found.high}
         table.append({"probe": name, "accuracy": accuracy, "chosen": words, "seconds": time.monotonic() - started})
@@ -150,7 +148,18 @@ def probe_data(
     }
 
 
-def _folds(labels: Any, count: int) -> list[Any]:
+def out_of_fold(
+    name: str, x: NDArray[np.float32], labels: NDArray[np.int64], folds: Sequence[NDArray[np.int64]]
+) -> tuple[NDArray[np.int64], str]:
+    """A probe's answer for every row (N,), each by a fit on the other folds, and what the last fit chose, in words."""
+    answers, words = np.zeros(len(labels), np.int64), ""
+    for test in folds:
+        train = np.setdiff1d(np.arange(len(labels)), test)
+        answers[test], words = probe(name, x[train], labels[train], x[test])
+    return answers, words
+
+
+def deal_folds(labels: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:
     """Positions of each fold, every class dealt out evenly."""
     order = numpy_generator(0, "probe").permutation(len(labels))
     dealt: list[list[int]] = [[] for _ in range(count)]
