@@ -76,7 +76,9 @@ class ModelSettings(Settings):
     kwargs: dict[str, Any] = {}
     """Keyword arguments of the builder."""
     weights: str = "none"
-    """File with starting weights, or `none`."""
+    """Starting weights: a published name that was fetched (`opsin models get`), a run, bundle or file, or `none`."""
+    accept_license: str | None = None
+    """Name of a license that is not permissive, by which you take the starting weights over; `unknown` for none."""
 
 
 class OptimizerSettings(Settings):

@@ -15,7 +15,10 @@ OWN = "yours to choose (trained from scratch)"
 """What a bundle says of weights that were trained from nothing: they belong to who trained them."""
 
 PERMISSIVE = frozenset(
-    "0bsd apache-2.0 bsd bsd-2-clause bsd-3-clause bsl-1.0 cc-by-3.0 cc-by-4.0 cc0-1.0 isc mit mit-0 unlicense zlib".split()
+    {
+        *("0bsd", "apache-2.0", "bsd", "bsd-2-clause", "bsd-3-clause", "bsl-1.0", "cc-by-3.0", "cc-by-4.0", "cc0-1.0"),
+        *("isc", "mit", "mit-0", "unlicense", "zlib"),
+    }
 )
 
 _ALSO = (  # how the same license is written elsewhere, after lower case and dashes; first match wins

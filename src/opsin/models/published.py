@@ -130,7 +130,7 @@ def find(name: str, model: str | None = None) -> Published:
     offered = list(of(network))
     chosen = next((one for one in offered if one.name.lower() == name.lower()), None)
     if chosen is None and offered and (not tag or tag.lower() in DEFAULTS):
-        chosen = _default(network, offered)
+        chosen = _default(offered)
     if chosen is None and not offered and network in models:
         raise CheckpointError(f"No weights are published for '{network}'. Those there are: opsin models list --weights")
     if chosen is None:
@@ -175,7 +175,7 @@ def of(network: str) -> Iterator[Published]:
         yield from _of_torchvision(network, kwargs)
 
 
-def _default(network: str, offered: list[Published]) -> Published | None:
+def _default(offered: list[Published]) -> Published | None:
     first = offered[0]
     if first.library == "torchvision":
         from torchvision.models import get_model_weights
@@ -239,7 +239,7 @@ def _license_of_torchvision() -> tuple[str, str]:
         if path.name.upper().startswith("LICENSE"):
             heading = path.read_text(encoding="utf-8").strip().partition("\n")[0].removesuffix(" License")
             return normalized(heading), f"license file of torchvision {package.version}"
-    named = package.metadata.get("License-Expression") or package.metadata.get("License")
+    named = next((package.metadata[n] for n in ("License-Expression", "License") if n in package.metadata), None)
     return normalized(named), f"metadata of torchvision {package.version}"
 
 
@@ -265,9 +265,9 @@ def _of_timm(network: str, theirs: str, kwargs: Mapping[str, Any] | None = None)
             architecture=f"timm/{entry}" if network.startswith("timm/") else network,
             library="timm",
             entry=entry,
-            tag=config.tag,
+            tag=config.tag or "",
             url=url,
-            # Files on the hub all have the same name; and what timm itself would convert is not for the doors here.
+            # Files on the hub all have the same name.
             file=_file_of(url) if not config.hf_hub_id else f"{entry}{PurePosixPath(urlsplit(url).path).suffix}",
             sha256="" if config.hf_hub_id else _checksum_in(url),
             license=normalized(config.license),
@@ -286,7 +286,7 @@ def _of_timm(network: str, theirs: str, kwargs: Mapping[str, Any] | None = None)
 
 def _address_of_timm(config: Any) -> str:
     """Of the safetensors file on the hub, else the older one; "" for files that only code of timm can read."""
-    if config.custom_load:
+    if config.custom_load == "hf" or (config.custom_load and not config.hf_hub_id):
         return ""
     if config.hf_hub_id:
         from huggingface_hub import hf_hub_url
@@ -311,7 +311,7 @@ def _class_names(library: str, entry: str, tag: str, count: int) -> tuple[str, .
 
     if library == "torchvision":
         return tuple(get_model_weights(entry)[tag].meta["categories"])
-    from timm.data import ImageNetInfo, infer_imagenet_subset
+    from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
     subset = infer_imagenet_subset({"num_classes": count})
     if subset == "imagenet-1k":  # the same words for the same classes in both libraries, so that answers compare

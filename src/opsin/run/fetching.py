@@ -44,10 +44,31 @@ def home_of(one: Published) -> Path:
     return cache_home() / "models" / one.name
 
 
-def fetched(one: Published) -> Path | None:
-    """The bundle of published weights, if they are on this machine."""
-    folder = home_of(one)
-    return folder if (folder / "bundle.json").is_file() else None
+def is_fetched(one: Published) -> bool:
+    """Whether published weights are on this machine."""
+    return (home_of(one) / "bundle.json").is_file()
+
+
+def fetched(name: str, model: str | None = None) -> Path:
+    """The bundle of published weights that were fetched before; nothing is fetched here.
+
+    Args:
+        name: e.g. `resnet18.imagenet1k_v1`, or `imagenet`.
+        model: the network, where the name is only a tag.
+
+    Raises:
+        UnknownName: if nothing is published under that name.
+        CheckpointError: if they are not on this machine; the message names the command that brings them.
+    """
+    one = find(name, model)
+    if not is_fetched(one):
+        size = f"{one.megabytes:.0f} MB, " if one.megabytes else ""
+        raise CheckpointError(
+            f"{one.name} is not on this machine ({size}license {licenses.words(one.license)}). Get it once, with network: "
+            f"opsin models get {one.name}. For a machine without: opsin models get {one.name} --to DIR elsewhere, copy DIR, "
+            "and give DIR as the model."
+        )
+    return home_of(one)
 
 
 def get(
@@ -95,7 +116,8 @@ def get(
     try:
         bundle = _bundle(one, path, url)
     except CheckpointError:
-        path.unlink(missing_ok=True)  # the next attempt begins anew
+        if not one.sha256:
+            path.unlink(missing_ok=True)  # nothing says that it is the published file: the next attempt begins anew
         raise
     folder.parent.mkdir(parents=True, exist_ok=True)
     bundle.save(folder)
@@ -121,7 +143,7 @@ def _file(one: Published, mirror: str | None, progress: Progress | None, patienc
         url = f"{mirror.rstrip('/')}/weights/{one.file}"
     else:
         url = (Path(mirror).expanduser().resolve() / "weights" / one.file).as_uri()
-    if target.is_file() and one.sha256 and checksum(target, "sha256").startswith(one.sha256):
+    if target.is_file() and _has_checksum(one, target):  # a file is there only when it came whole
         return target, one.url
     try:
         fetch([url], target, sha256=one.sha256 or None, progress=progress, patience=patience)
@@ -132,6 +154,10 @@ def _file(one: Published, mirror: str | None, progress: Progress | None, patienc
             f"DIR as the model, or set OPSIN_MIRROR to a folder or address that holds weights/{one.file}."
         ) from error
     return target, url
+
+
+def _has_checksum(one: Published, path: Path) -> bool:
+    return not one.sha256 or checksum(path, "sha256").startswith(one.sha256)
 
 
 def _bundle(one: Published, path: Path, url: str) -> Bundle:
@@ -158,7 +184,7 @@ def _bundle(one: Published, path: Path, url: str) -> Bundle:
     network = build(spec, check=False)
     theirs = _library_network(one, path, state)
     if one.architecture.startswith("timm/"):
-        network.net.load_state_dict(theirs.state_dict())  # type: ignore[union-attr, operator]
+        network.net.load_state_dict(theirs.state_dict())  # type: ignore[union-attr]
     else:
         report = load_weights(network, path, allow_head_mismatch=False)
         if report.missing:
@@ -206,7 +232,7 @@ def _library_network(one: Published, path: Path, state: dict[str, Tensor]) -> nn
             import timm
 
             name = one.entry
-            return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(state)}).eval()  # type: ignore[no-any-return]
+            return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(state)}).eval()
         from torchvision.models import get_model, get_model_weights
 
         with _hub(path.parent.parent):

@@ -228,7 +228,8 @@ def _weights(length: int, size: int, dtype: Any, how: str) -> list[tuple[int, ND
 
 
 def _triangle(distance: NDArray[Any]) -> NDArray[Any]:
-    return np.clip(1 - distance, 0, None)
+    found: NDArray[Any] = np.clip(1 - distance, 0, None)
+    return found
 
 
 def _cubic(distance: NDArray[Any]) -> NDArray[Any]:
