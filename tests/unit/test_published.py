@@ -210,6 +210,8 @@ def test_names_are_those_of_the_libraries() -> None:
     names = one.class_names()
     assert len(set(names)) == 1000
     assert names[0] == "tench"
+    large = published.find("timm/vit_base_patch16_224.augreg_in21k").class_names()
+    assert len(set(large)) == len(large) == 21843, "two classes have the same name"
     with pytest.raises(UnknownName, match=r"resnet18\.imagenet1k_v1"):
         published.find("resnet18.imagenet1k_v7")
     with pytest.raises(CheckpointError, match="No weights are published for 'mlp'"):
