@@ -38,7 +38,7 @@ from opsin.errors import CheckpointError, ConfigError, DataError, UnknownName
 from opsin.models import licenses, published
 from opsin.recipe import ModelSettings
 from opsin.run.fetching import get, golden_picture
-from opsin.run.starting import starting_point
+from opsin.run.starting import hint, starting_point
 
 FAST = Patience(stall=10, tries=2, wait=0.01)
 OURS, THEIRS, MIDDLE = "resnet18.imagenet1k_v1", "timm/resnet18.tv_in1k", "timm/test_vit.r160_in1k"
@@ -488,6 +488,11 @@ def test_a_bare_file_is_refused_until_its_license_is_named(tmp_path: Path, monke
         assert starting_point(ModelSettings(weights=f"{name}.safetensors", accept_license=word))
     with pytest.raises(CheckpointError, match="no such file"):
         starting_point(ModelSettings(weights="gone.pt"))
+
+
+def test_training_from_scratch_says_what_would_help() -> None:
+    assert "opsin models get resnet18.imagenet1k_v1 (45 MB, bsd-3-clause)" in hint("resnet18")
+    assert hint("mlp") == hint("pkg.module:build") == hint("timm/convnextv2_tiny.fcmae_ft_in1k") == ""
 
 
 def test_importing_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,10 +78,7 @@ class Trainer:
         self.start_from = recipe.model.weights
         if recipe.model.weights == "none":
             given = isinstance(network, nn.Module)
-            better = "" if network is not None else hint(recipe.model.name)
-            self.start_from = (
-                "the weights of the given module" if given else f"new weights (no --weights given){better}"
-            )
+            self.start_from = "the weights of the given module" if given else "new weights (no --weights given)"
         run = recipe.run
         self.device = choose_device(run.device)
         self.processes = Processes.join(self.device.type)
@@ -145,6 +142,8 @@ class Trainer:
             network = build(spec) if self.network is None else build_with(self.network, spec)
         if given.weights != "none" and not Store(self.folder.checkpoints).list():  # a checkpoint holds all weights
             self._take_over(network, task)
+        elif given.weights == "none" and self.network is None:
+            self.start_from += hint(spec.name)
         model = task.assemble(network)
         if self.processes.world > 1 and self.recipe.run.sync_batch_norm:
             model = synchronize(model)
