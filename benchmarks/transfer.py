@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from recorded import record
 
 import opsin
-from opsin.data.dataset import Dataset
+from opsin.data.dataset import PARTS, Dataset
 from opsin.metrics.intervals import wilson
 from opsin.metrics.paired import holm, mcnemar
 from opsin.recipe import Layer
@@ -216,7 +216,7 @@ def fashion(given: argparse.Namespace, out: Path) -> None:
     weights = donor(out, lambda: fashion_donor(data.select(np.flatnonzero(label < 5)), given.minutes, out / "donor"))
     train, test = (
         np.flatnonzero((label >= 5) & (data.given_split == part))
-        for part in (part_of(data, "train"), part_of(data, "test"))
+        for part in (PARTS.index("train"), PARTS.index("test"))
     )
     draws = []
     for draw in range(given.draws):
@@ -230,7 +230,7 @@ def fashion(given: argparse.Namespace, out: Path) -> None:
             found, seconds[plan] = judged(run)
             right[plan] = joined([found])
             print(f"draw {draw}, {plan}: {right[plan].mean():.4f}, {seconds[plan]:.0f} s", flush=True)
-        right["probe"], seconds["probe"] = fashion_probe(out, view, len(some), draw)
+        right["probe"], seconds["probe"] = fashion_probe(out, view, draw)
         rows = table({plan: right[plan] for plan in ("scratch", "probe", *PLANS[1:])}, seconds)
         show(f"Fashion-MNIST, 200 pictures of five classes, draw {draw}", rows)
         draws.append(rows)
@@ -248,13 +248,6 @@ def fashion(given: argparse.Namespace, out: Path) -> None:
     )
 
 
-def part_of(data: Dataset, name: str) -> int:
-    """The number by which a data set's own split calls a part."""
-    from opsin.data.dataset import PARTS
-
-    return PARTS.index(name)
-
-
 def fashion_donor(data: Dataset, minutes: float, out: Path) -> Run:
     """The net, trained on half of the classes with the recipe fashion-small."""
     more = {"model": NET, "run": {"minutes": minutes}}
@@ -263,7 +256,7 @@ def fashion_donor(data: Dataset, minutes: float, out: Path) -> Run:
     )
 
 
-def fashion_probe(out: Path, view: Dataset, few: int, draw: int) -> tuple[NDArray[np.bool_], float]:
+def fashion_probe(out: Path, view: Dataset, draw: int) -> tuple[NDArray[np.bool_], float]:
     """A logistic probe fitted to all 200 pictures, judged on the test pictures."""
     from opsin.models.fitted.probes import probe
 
@@ -271,8 +264,7 @@ def fashion_probe(out: Path, view: Dataset, few: int, draw: int) -> tuple[NDArra
     head = Run(out / f"fashion-head-{draw}", dataset=view)
     labels = view.targets[view.heads[0].name].astype(np.int64)
     split = view.given_split
-    train, test = np.flatnonzero(split == part_of(view, "train")), np.flatnonzero(split == part_of(view, "test"))
-    assert len(train) == few, "the pictures that were drawn"
+    train, test = np.flatnonzero(split == PARTS.index("train")), np.flatnonzero(split == PARTS.index("test"))
     values = [features_of(head.bundle.task, head.bundle.model, view, one).features for one in (train, test)]
     answers, _ = probe("logistic", values[0].values, labels[train], values[1].values)
     order = np.argsort(np.array(values[1].ids))

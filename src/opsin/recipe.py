@@ -76,7 +76,9 @@ class ModelSettings(Settings):
     kwargs: dict[str, Any] = {}
     """Keyword arguments of the builder."""
     weights: str = "none"
-    """File with starting weights, or `none`."""
+    """Starting weights: a published name that was fetched (`opsin models get`), a run, bundle or file, or `none`."""
+    accept_license: str | None = None
+    """Name of a license that is not permissive, by which you take the starting weights over; `unknown` for none."""
     init: dict[str, str] = {}
     """Initializers by pattern of layers, e.g. `{"*": "he", "head": "normal:0.01"}`: zeros, normal, truncated-normal,
     uniform, xavier, he, orthogonal; by default the network's own."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from opsin.cli._frame import Json, console, emit
+from opsin.errors import ConfigError
 
 NAMES = ("predict",)
 HELP = "Say what a model sees in pictures, folders or archives."
@@ -16,7 +17,7 @@ SHOWN = 20
 
 
 def command(
-    run: Annotated[str, typer.Argument(help="A run, a bundle, or last.")],
+    run: Annotated[str, typer.Argument(help="A run, a bundle, last, or fetched weights, e.g. resnet18.")],
     inputs: Annotated[list[str], typer.Argument(help="Pictures, folders or archives.")],
     save: Annotated[str | None, typer.Option(help="Draw the results into this folder.")] = None,
     sort_into: Annotated[str | None, typer.Option(help="Copy pictures into one folder per class here.")] = None,
@@ -24,6 +25,11 @@ def command(
         float | None, typer.Option(min=0, max=1, help="List pictures whose score is lower, to look at again.")
     ] = None,
     table: Annotated[str | None, typer.Option(help="Where to write the table (CSV).")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Show this many classes per picture.")] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(help="Another model for the same pictures (repeat the flag); shows both answers."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     json: Json = False,
 ) -> int:
@@ -31,7 +37,16 @@ def command(
 
     For a folder a table predictions.csv is always written. Pictures that cannot be read are listed, and the others
     predicted.
+
+    With --beside two models or more see the same pictures, each with its own preprocessing; where they disagree is
+    marked, with ! where two of them are sure (0.8 and more) of different classes.
     """
+    if beside:
+        if any(one is not None for one in (save, sort_into, review_below, table)):
+            raise ConfigError(
+                "--beside shows answers side by side; leave out --save, --sort-into, --review-below, --table."
+            )
+        return _beside([run, *beside], inputs, top or 3, device, json)
     from opsin.engine.precision import choose_device
     from opsin.run import load
     from opsin.run.predicting import predict_files
@@ -50,11 +65,49 @@ def command(
         console().print(f"Not read: {reason if name in reason else f'{name}: {reason}'}", style="yellow")
     for words, count in found.converted.items():
         console().print(f"{count} pictures were converted: {words}.", style="yellow")
-    emit(found.to_dict(), json, lambda: _table(found))
+    values = found.to_dict()
+    if top is not None:
+        for one, (_, result, _) in zip(values["predictions"], found.results):
+            if hasattr(result, "top"):
+                one["top"] = [{"class": name, "score": round(score, 6)} for name, score in result.top(top)]
+    emit(values, json, lambda: _table(found, top))
     return 0 if found.results else 2
 
 
-def _table(found: Any) -> Any:
+def _beside(references: list[str], inputs: list[str], top: int, device: str, json: bool) -> int:
+    from opsin.engine.precision import choose_device
+    from opsin.run import load
+    from opsin.run.beside import side_by_side
+
+    if len(set(references)) < len(references):
+        raise ConfigError("--beside names a model that is there already; give each model once.")
+    bundles = {reference: load(reference) for reference in references}
+    found = side_by_side(bundles, inputs, top=top, device=choose_device(device))
+    for name, reason in found.failed.items():
+        console().print(f"Not read: {reason if name in reason else f'{name}: {reason}'}", style="yellow")
+    emit(found.to_dict(), json, lambda: _columns(references, found))
+    return 0 if found.pictures else 2
+
+
+def _columns(references: list[str], found: Any) -> Any:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for name in ("file", *references, ""):
+        table.add_column(name, overflow="fold")
+    for one in found.pictures[:SHOWN]:
+        cells = ["\n".join(f"{label} {score:.3f}" for label, score in one.answers[name]) for name in references]
+        mark = "" if one.agree else "differ!" if one.confident_disagreement else "differ"
+        table.add_row(one.file, *cells, mark)
+    counts = found.to_dict()
+    said = f"{counts['disagreements']} of {len(found.pictures)} pictures: the models differ"
+    sure = f"; {counts['confident_disagreements']} with two models sure of different classes (at least one is wrong)"
+    return Group(table, Text(said + sure + "."))
+
+
+def _table(found: Any, top: int | None = None) -> Any:
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -67,6 +120,9 @@ def _table(found: Any) -> Any:
         table.add_column(name, justify="right" if name.endswith("score") else "left")
     for name, result, _ in found.results[:SHOWN]:
         cells = result.columns()
+        if top is not None and hasattr(result, "top") and "class" in cells:
+            best = result.top(top)
+            cells |= {"class": "\n".join(n for n, _ in best), "score": "\n".join(f"{s:.6f}" for _, s in best)}
         table.add_row(name, *(cells[key] for key in shown))
     parts: list[Any] = [table]
     if len(found.results) > SHOWN:

@@ -23,7 +23,11 @@ def command(
         str | None, typer.Option(help="Registered name, timm/NAME, pkg.module:builder or file.py:builder.")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="File with starting weights (.safetensors, .pt, .pth), or none.")
+        str | None,
+        typer.Option(help="Start from fetched published weights, a run, bundle or file (.safetensors, .pt), or none."),
+    ] = None,
+    accept_license: Annotated[
+        str | None, typer.Option(help="Take over weights under this license, though it is not permissive (or unknown).")
     ] = None,
     transfer: Annotated[
         str | None,
@@ -70,7 +74,7 @@ def command(
     flags = {
         "data.path": data, "data.format": format, "data.columns": pairs(columns), "data.skip_bad": skip_bad or None,
         "data.split.group": group, "data.split.seed": split_seed, "data.split.earlier": split_from, "data.split.folds": folds,
-        "model.name": model, "model.weights": weights, "task.augment_preset": augment,
+        "model.name": model, "model.weights": weights, "model.accept_license": accept_license, "task.augment_preset": augment,
         "transfer.plan": None if transfer == "advise" else transfer,
         "run.epochs": epochs, "run.minutes": minutes, "run.batch_size": batch_size, "run.seed": seed,
     }  # fmt: skip

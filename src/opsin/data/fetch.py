@@ -10,6 +10,7 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import shutil
 import ssl
 import time
@@ -19,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -59,18 +61,21 @@ def fetch(
     target: Path,
     *,
     md5: str | None = None,
+    sha256: str | None = None,
     size: int | None = None,
     progress: Progress | None = None,
     patience: Patience | None = None,
 ) -> Path:
     """Bring one file here, from the first address that gives it whole.
 
-    A part that an earlier, interrupted call left (`target.part`) is continued.
+    A part that an earlier, interrupted call left (`target.part`) is continued. Where a server says the SHA-256 of what
+    it keeps (Hugging Face does, in `X-Linked-Etag`), the file must have that one too.
 
     Args:
         urls: http, https or file addresses of the same file.
         target: where it will be; its folder is made.
         md5: checksum that it must have.
+        sha256: checksum that it must have, or its beginning, in hexadecimal digits.
         size: bytes that it must have.
         progress: told how far it is.
         patience: when to give up.
@@ -93,10 +98,10 @@ def fetch(
             continue
         except OSError as error:
             raise DataError(f"{part} cannot be written ({error.strerror or error}). Is the disk full?") from error
-        found = checksum(part) if md5 else md5
-        if found != md5:
+        fault = _wrong_checksum(part, md5, [sha256, _announced_sha256(part)])
+        if fault:
             _forget(part)
-            said.append(f"{url}: its MD5 is {found}, the published one {md5}")
+            said.append(f"{url}: {fault}")
             continue
         _meta(part).unlink(missing_ok=True)
         part.replace(target)
@@ -105,10 +110,48 @@ def fetch(
     raise DataError(f"{target.name} could not be fetched:{listed}")
 
 
-def checksum(path: Path) -> str:
-    """MD5 of a file, as hexadecimal digits."""
+def checksum(path: Path, kind: str = "md5") -> str:
+    """MD5 (or another checksum that hashlib knows) of a file, as hexadecimal digits."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
+        return hashlib.file_digest(file, kind).hexdigest()
+
+
+def _wrong_checksum(part: Path, md5: str | None, sha256: Sequence[str | None]) -> str:
+    if md5 and (found := checksum(part)) != md5:
+        return f"its MD5 is {found}, the published one {md5}"
+    wanted = [one for one in sha256 if one]
+    if not wanted:
+        return ""
+    found = checksum(part, "sha256")
+    wrong = next((one for one in wanted if not found.startswith(one)), None)
+    return f"its SHA-256 is {found[:16]}..., the published one {wrong[:16]}" if wrong else ""
+
+
+def _announced_sha256(part: Path) -> str | None:
+    """What the server said of the file that the part belongs to."""
+    try:
+        found = json.loads(_meta(part).read_text()).get("sha256")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, and keeps the checksum and size that the one who redirects says of the file."""
+
+    def __init__(self) -> None:
+        self.linked: dict[str, str] = {}
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        self.linked |= {name: headers[name] for name in ("X-Linked-Etag", "X-Linked-Size") if headers.get(name)}
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _linked(redirects: _Redirects, headers: Message) -> tuple[str | None, int | None]:
+    """SHA-256 and size of the file, where a server says them."""
+    tag = (redirects.linked.get("X-Linked-Etag") or headers.get("X-Linked-Etag") or "").strip('"').lower()
+    size = redirects.linked.get("X-Linked-Size") or headers.get("X-Linked-Size") or ""
+    return (tag if re.fullmatch("[0-9a-f]{64}", tag) else None), (int(size) if size.isdigit() else None)
 
 
 def _meta(part: Path) -> Path:
@@ -164,7 +207,11 @@ def _attempt(url: str, part: Path, size: int | None, progress: Progress | None, 
     if have and validator:
         headers |= {"Range": f"bytes={have}-", "If-Range": validator}
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=stall) as response:
+        redirects = _Redirects()
+        opener = urllib.request.build_opener(redirects)
+        with opener.open(urllib.request.Request(url, headers=headers), timeout=stall) as response:
+            sha256, linked_size = _linked(redirects, response.headers)
+            size = linked_size if size is None else size
             start = _start(response.status, response.headers, have)
             announced = response.headers.get("Content-Length")
             total = start + int(announced) if announced and announced.isdigit() else None
@@ -172,7 +219,7 @@ def _attempt(url: str, part: Path, size: int | None, progress: Progress | None, 
                 raise _RefusedError(f"the server announces {total} bytes, {size} are published; that is another file")
             strong = response.headers.get("ETag") or response.headers.get("Last-Modified")
             usable = strong if strong and not strong.startswith("W/") else None
-            _meta(part).write_text(json.dumps({"url": url, "validator": usable}))
+            _meta(part).write_text(json.dumps({"url": url, "validator": usable, "sha256": sha256}))
             _receive(response, part, start, total or size, progress, stall)
     except urllib.error.HTTPError as error:
         _http_error(error, part, have)

@@ -1,6 +1,6 @@
 """Single pictures brought to the size of a model's input, each with the Geometry that leads back to the original.
 
-Pictures are (C, H, W) tensors. uint8 is resized in integer arithmetic (antialiased bilinear, the pixels of
+Pictures are (C, H, W) tensors. uint8 is resized in integer arithmetic (antialiased, the pixels of
 `torchvision.transforms.v2.functional.resize`), so results are the same for every thread count. Decoders give rows of
 pixels with interleaved channels; that memory layout is kept, because it is what the resizing kernel and channels-last
 convolutions read fastest: use `stack` to put such pictures into a batch without reordering bytes.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from opsin.seeding import uniform_one
 from opsin.task import Geometry
 
 Size = tuple[int, int]
+Interpolation = Literal["bilinear", "bicubic"]
 
 
 def _interleaved(image: Tensor) -> Tensor:
@@ -33,12 +35,13 @@ def _interleaved(image: Tensor) -> Tensor:
     return image.contiguous()[None]
 
 
-def resize(image: Tensor, size: Size) -> tuple[Tensor, Geometry]:
-    """Resize to exactly (H, W), antialiased bilinear.
+def resize(image: Tensor, size: Size, interpolation: Interpolation = "bilinear") -> tuple[Tensor, Geometry]:
+    """Resize to exactly (H, W), antialiased.
 
     Args:
         image: (C, H, W), uint8, uint16 or float.
         size: (H, W) of the result.
+        interpolation: bicubic overshoots at edges: whole numbers are cut off at the ends of their type, floats are not.
 
     Raises:
         ShapeError: if the image is not (C, H, W) or the size is not positive.
@@ -51,11 +54,11 @@ def resize(image: Tensor, size: Size) -> tuple[Tensor, Geometry]:
         return image, geometry
     native = image.dtype == torch.uint8 and image.device.type == "cpu"
     values = _interleaved(image) if native else image[None].to(torch.float32)
-    values = F.interpolate(values, size, mode="bilinear", antialias=True, align_corners=False)
+    values = F.interpolate(values, size, mode=interpolation, antialias=True, align_corners=False)
     if native:
         return values[0], geometry
     if not image.is_floating_point():
-        values = values.round_()
+        values = values.round_().clamp_(0, torch.iinfo(image.dtype).max)
     return values[0].to(image.dtype), geometry
 
 
@@ -69,12 +72,12 @@ def chain(first: Geometry, second: Geometry) -> Geometry:
     return Geometry(first.original_size, second.input_size, scale, offset)
 
 
-def resize_shortest(image: Tensor, size: int) -> tuple[Tensor, Geometry]:
+def resize_shortest(image: Tensor, size: int, interpolation: Interpolation = "bilinear") -> tuple[Tensor, Geometry]:
     """Resize so that the shorter side is `size`, the longer one in proportion (rounded down, as torchvision does)."""
     height, width = image.shape[-2:]
     short, long = sorted((height, width))
     other = max(size, int(size * long / short))
-    return resize(image, (size, other) if height <= width else (other, size))
+    return resize(image, (size, other) if height <= width else (other, size), interpolation)
 
 
 def crop(image: Tensor, top: int, left: int, size: Size) -> tuple[Tensor, Geometry]:
@@ -98,9 +101,11 @@ def center_crop(image: Tensor, size: Size) -> tuple[Tensor, Geometry]:
     return crop(image, top, left, size)
 
 
-def resize_center_crop(image: Tensor, size: int, share: float = 0.875) -> tuple[Tensor, Geometry]:
+def resize_center_crop(
+    image: Tensor, size: int, share: float = 0.875, interpolation: Interpolation = "bilinear"
+) -> tuple[Tensor, Geometry]:
     """The usual way to show a photo to a classifier: shorter side to `size / share`, then the middle square."""
-    resized, first = resize_shortest(image, max(size, round(size / share)))
+    resized, first = resize_shortest(image, max(size, round(size / share)), interpolation)
     cut, second = center_crop(resized, (size, size))
     return cut, chain(first, second)
 
@@ -153,6 +158,7 @@ def random_resized_crop(
     size: Size,
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    interpolation: Interpolation = "bilinear",
 ) -> tuple[Tensor, Geometry]:
     """Cut a random box and resize it to (H, W); which box depends on the key and the size of the picture alone.
 
@@ -162,10 +168,11 @@ def random_resized_crop(
         size: (H, W) of the result.
         scale: lowest and highest share of the picture's area.
         ratio: lowest and highest width / height.
+        interpolation: of the resizing.
     """
     height, width = image.shape[-2:]
     top, left, h, w = random_box(height, width, key, scale, ratio)
-    resized, geometry = resize(image[:, top : top + h, left : left + w], size)
+    resized, geometry = resize(image[:, top : top + h, left : left + w], size, interpolation)
     return resized, geometry._replace(original_size=(height, width), offset=(float(left), float(top)))
 
 

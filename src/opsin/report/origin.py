@@ -141,14 +141,29 @@ def _weights(inputs: ReportInputs) -> str:
     named = inputs.recipe.get("model", {}).get("weights", "none")
     if named == "none":
         return "none: trained from scratch"
-    report = (inputs.state.get("weights") or {}).get("report", {})
+    record = inputs.state.get("weights") or {}
+    report, lineage = record.get("report", {}), record.get("lineage", {})
     said = (
         f", {len(report['loaded'])} tensors loaded, {len(report['missing'])} new"
         if "loaded" in report and "missing" in report
         else ""
     )
     license_name = f", license {report['license']}" if report.get("license") else ""
-    return f"{named}{said}{license_name}"
+    source = lineage.get("source")
+    known = f" ({source})" if source and source != named else ""
+    before = f", from {_ancestors(lineage)}" if lineage.get("from") else ""
+    pixels = ", with their mean and deviation of pixels" if record.get("preprocessing") else ""
+    return f"{named}{known}{said}{license_name}{before}{pixels}"
+
+
+def _ancestors(lineage: Mapping[str, Any]) -> str:
+    """What starting weights were themselves made from, nearest first."""
+    found, one = [], lineage.get("from") or {}
+    while one:
+        words = one.get("library") or one.get("data")
+        found.append(f"{one.get('entry')} of {words}" if one.get("library") else f"training on {words}")
+        one = (one.get("start") or {}).get("from") or {}
+    return ", from ".join(found)
 
 
 def _license(bundle: Mapping[str, Any]) -> str:

@@ -11,9 +11,12 @@ from opsin.data.dataset import Dataset
 from opsin.engine.distributed import Processes
 from opsin.engine.precision import choose_device
 from opsin.errors import CheckpointError
+from opsin.models.published import is_published
 from opsin.recipe import Layer, Recipe
 from opsin.run.data import Progress, RunData, continued, open_data, reopen_data
-from opsin.run.folder import RunFolder, environment, find_run, new_folder
+from opsin.run.fetching import fetched
+from opsin.run.folder import RUNS, RunFolder, environment, find_run, new_folder
+from opsin.run.starting import starting_point
 from opsin.run.training import Callback, Trainer
 from opsin.run.transferring import transfer_defaults
 from opsin.task import tasks
@@ -212,6 +215,7 @@ def start(
 ) -> Run:
     """Begin a run from layers of settings; with several processes, all of them share the folder that the first one makes."""
     recipe = continued(new_recipe(task, layers))
+    starting_point(recipe.model)  # what is wrong with it is said before there is a folder
     name = dataset.name if dataset is not None else Path(recipe.data.path or "data").resolve().name
     processes = Processes.join(choose_device(recipe.run.device).type)
     path = str(new_folder(out, task, name).path) if processes.is_main else ""
@@ -265,19 +269,32 @@ def _use_threads(recipe: Recipe) -> None:
 
 
 def load(reference: Path | str, *, model: nn.Module | None = None) -> Bundle:
-    """Load a model: of a run, a bundle folder, or `last`.
+    """Load a model: of a run, a bundle folder, `last`, or published weights that were fetched (`resnet18`).
 
     Raises:
         UnknownName: if there is no such run or bundle.
-        CheckpointError: if it is damaged or has no model yet.
+        CheckpointError: if it is damaged, has no model yet, or was not fetched.
     """
-    path = Path(reference)
-    if (path / "bundle.json").is_file():
-        return Bundle.load(path, model)
+    bundle = find_bundle(reference)
+    if bundle is not None:
+        return Bundle.load(bundle, model)
     folder = find_run(reference)
     if model is not None:
         return Bundle.load(folder.bundle, model)
     return Run(folder).bundle
+
+
+def find_bundle(reference: Path | str) -> Path | None:
+    """The folder of a bundle, given by itself or as the name of published weights; None for a run, or for nothing.
+
+    Raises:
+        CheckpointError: if the name is that of published weights which are not on this machine.
+    """
+    if (Path(reference) / "bundle.json").is_file():
+        return Path(reference)
+    if any((root / reference / "recipe.json").is_file() for root in (Path(), RUNS)):
+        return None
+    return fetched(str(reference)) if is_published(str(reference)) else None
 
 
 __all__ = ["Run", "load", "new_recipe", "train"]

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from opsin.bundle import Bundle
+from opsin.data.home import cache_home
 from opsin.errors import ConfigError, DataError
 from opsin.export import Report, export, targets
 from opsin.export.parity import SAMPLES
-from opsin.run import Run
+from opsin.run import Run, find_bundle
 from opsin.run.folder import find_run
 from opsin.task import Sample
 
@@ -64,8 +65,9 @@ def _opened(source: Run | Bundle | Path | str) -> tuple[Bundle, Run | None]:
         return source, None
     if isinstance(source, Run):
         return source.bundle, source
-    if (Path(source) / "bundle.json").is_file():
-        return Bundle.load(source), None
+    folder = find_bundle(source)
+    if folder is not None:
+        return Bundle.load(folder), None
     run = Run(find_run(source))
     return run.bundle, run
 
@@ -77,6 +79,8 @@ def _place(bundle: Bundle, run: Run | None, name: str, out: Path | str | None, s
         return run.path / "export" / name
     if bundle.folder is None:
         raise ConfigError("This bundle lies in no folder; say where the export should go: out=FOLDER.")
+    if bundle.folder.is_relative_to(cache_home()):  # published weights: an export is no part of the cache
+        return Path("export") / bundle.folder.name / name
     return bundle.folder.parent / "export" / name
 
 

@@ -69,6 +69,7 @@ def predict_files(
     sort_into: Path | None = None,
     review_below: float | None = None,
     table: Path | None = None,
+    write_table: bool = True,
     runner: Any = None,
     progress: Callable[[int], None] | None = None,
 ) -> Predictions:
@@ -81,6 +82,7 @@ def predict_files(
         sort_into: copy each picture into a folder per class here; with several labels, into each of them.
         review_below: pictures whose score is lower are listed (and, with `sort_into`, go to the folder `review`).
         table: where to write the table; by default `predictions.csv` in `save`, or here when a folder was given.
+        write_table: False writes none, whatever was given.
         runner: another runtime of the same model.
         progress: called with the number of pictures done.
 
@@ -102,7 +104,7 @@ def predict_files(
                 progress(len(found.results) + len(found.failed))
     found.seconds = time.monotonic() - started
     folder = any(not Path(one).is_file() or len(source) > 1 for one, source in zip(inputs, sources))
-    if table is not None or save is not None or folder:
+    if write_table and (table is not None or save is not None or folder):
         found.table = table or free_path((save or Path()) / "predictions.csv")
         _write_table(found)
     return found

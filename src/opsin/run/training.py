@@ -6,6 +6,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,10 +39,12 @@ from opsin.layers.initializers import initialize
 from opsin.layers.sync_batchnorm import convert as synchronize
 from opsin.models import ModelSpec, build, resolve
 from opsin.models.builder import build_with
+from opsin.models.licenses import OWN, UNKNOWN
 from opsin.models.weights import load_weights
 from opsin.recipe import Recipe
 from opsin.run.data import RunData
 from opsin.run.folder import RunFolder, differences, environment
+from opsin.run.starting import Start, hint, starting_point
 from opsin.run.transferring import Transfer
 from opsin.runtimes.torch import TorchRuntime
 from opsin.task import Task, tasks
@@ -118,31 +122,59 @@ class Trainer:
             self.processes.leave()
         return reached
 
+    @cached_property
+    def _start(self) -> Start | None:
+        return starting_point(self.recipe.model)
+
     # Parts -----------------------------------------------------------------------------------------------------------
 
     def _task(self, state: Mapping[str, Any]) -> Task[Any]:
         kind = tasks.get(self.recipe.task_name)
         if "task_settings" in state:
             return kind(kind.settings_type.model_validate(state["task_settings"]))  # type: ignore[no-any-return]
-        return kind(kind.infer(self.data.dataset, self.data.indices("train"), self.recipe.task))  # type: ignore[no-any-return]
+        channels = self.data.dataset.spec.channels
+        brought = {} if self._start is None else self._start.settings({2: 4}.get(channels, channels))
+        return kind(kind.infer(self.data.dataset, self.data.indices("train"), {**brought, **self.recipe.task}))  # type: ignore[no-any-return]
 
     def _model(self, task: Task[Any], state: Mapping[str, Any]) -> tuple[ModelSpec, nn.Module]:
         given = self.recipe.model
-        spec = resolve(ModelSpec(name=given.name, kwargs=given.kwargs, **task.model_facts))
+        if "model" in state:
+            spec = ModelSpec.from_dict(state["model"])
+        elif self._start is not None:
+            spec = resolve(self._start.spec(given, task.model_facts))
+        else:
+            spec = resolve(ModelSpec(name=given.name, kwargs=given.kwargs, **task.model_facts))
         with seeding.torch_seeded(self.recipe.run.seed, "initialization"):
             network = build(spec) if self.network is None else build_with(self.network, spec)
             initialize(network, given.init)
         if given.weights != "none" and not Store(self.folder.checkpoints).list():  # a checkpoint holds all weights
-            report = load_weights(network, given.weights)
-            self.start_from = report.summary()
-            if self.processes.is_main:
-                self.folder.update("run.json", weights={"file": given.weights, "report": report.to_dict()})
+            self._take_over(network, task)
+        elif given.weights == "none" and self.network is None:
+            self.start_from += hint(spec.name)
         with seeding.torch_seeded(self.recipe.run.seed, "transfer"):
             self.transfer.adapt(network)
         model = task.assemble(network)
         if self.processes.world > 1 and self.recipe.run.sync_batch_norm:
             model = synchronize(model)
         return spec, self.precision.place(model)
+
+    def _take_over(self, network: nn.Module, task: Task[Any]) -> None:
+        """Give the network its starting weights, and write down what became of them."""
+        start = self._start
+        if start is None:
+            return
+        report = replace(load_weights(network, start.file), license=start.license)
+        settings = task.settings.model_dump()
+        kept = bool(start.preprocessing) and all(
+            tuple(settings.get(n) or ()) == tuple(start.preprocessing[n]) for n in ("mean", "std")
+        )
+        own = " Mean and deviation of the pixels are those of the weights." if kept else ""
+        if kept and self.data.dataset.spec.channels == 1 and settings.get("channels") == 3:
+            own += " Gray pictures are repeated into 3 channels for them."
+        self.start_from = report.summary() + own
+        if self.processes.is_main:
+            found = {"file": self.recipe.model.weights, "report": report.to_dict(), "license": start.license}
+            self.folder.update("run.json", weights={**found, "lineage": dict(start.lineage), "preprocessing": kept})
 
     def _loaders(self, task: Task[Any]) -> tuple[TrainLoader, EvalLoader | None, EvalLoader]:
         run, settings, dataset = self.recipe.run, self.recipe.data, self.data.dataset
@@ -341,13 +373,15 @@ class Trainer:
             rows.save(self.folder.predictions("val"))
             metrics = as_json(measure(task, rows, groups=self.data.groups(self.recipe.data.split.group, rows.ids)))
         train_metrics = values(task, train_rows)  # judged by the same rule as the other parts
+        started = self.folder.read("run.json").get("weights", {})
         info = {
-            "license": "unknown" if self.recipe.model.weights != "none" else "yours to choose (trained from scratch)",
+            "license": OWN if self.recipe.model.weights == "none" else started.get("license", UNKNOWN),
             "lineage": {
                 "data": self.data.dataset.name,
                 "fingerprint": self.data.dataset.fingerprint,
                 "weights": self.recipe.model.weights,
                 "transfer": self.recipe.transfer.plan,
+                **({"start": started["lineage"]} if "lineage" in started else {}),
             },
             "precision": _judged(self.precision.name),
             "validation": metrics,

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from opsin.data import transforms
 from opsin.data.classes import class_weights, infer_heads, picture_sizes, pixel_statistics, to_spec
-from opsin.data.resize import center_crop, chain, random_resized_crop, resize, resize_center_crop, stack
+from opsin.data.resize import Interpolation, center_crop, chain, random_resized_crop, resize, resize_center_crop, stack
 from opsin.data.transforms import AugmentSettings
 from opsin.errors import ConfigError, DataError, UnknownName
 from opsin.layers.normalize import Normalized
@@ -98,6 +98,10 @@ class ClassifySettings(TaskSettings):
     """Mean of the training pixels per channel, as a share of the range."""
     std: tuple[float, ...]
     """Standard deviation of the training pixels per channel, as a share of the range."""
+    crop_share: float = Field(0.875, gt=0, le=1)
+    """Side of the square that the model gets, as a share of the shorter side of the resized photo."""
+    interpolation: Interpolation = "bilinear"
+    """How pictures are resized; weights trained with bicubic want that."""
     small: bool
     """Pictures are small and keep their size: shifted, never cropped at random."""
     augment_preset: Literal["plain", "standard", "strong"] = "standard"
@@ -205,20 +209,20 @@ class Classify(Task[ClassifySettings]):
 
     def prepare(self, sample: Sample, key: int, train: bool) -> Prepared:
         image = to_spec(sample.image, self.spec)
-        size = self.settings.image_size
+        size, how = self.settings.image_size, self.settings.interpolation
         if self.settings.small:
-            image, geometry = _fit(image, size)
+            image, geometry = _fit(image, size, how)
         elif train and (share := self.settings.augment.crop_scale) is not None:
-            image, geometry = random_resized_crop(image, key, size, share, self.settings.augment.crop_ratio)
+            image, geometry = random_resized_crop(image, key, size, share, self.settings.augment.crop_ratio, how)
         elif size[0] == size[1]:
-            image, geometry = resize_center_crop(image, size[0])
+            image, geometry = resize_center_crop(image, size[0], self.settings.crop_share, how)
         else:
-            image, geometry = _fit(image, size)
+            image, geometry = _fit(image, size, how)
         return Prepared(sample.id, image, sample.target, geometry, sample.target)
 
     @property
     def reduce_to(self) -> int | None:
-        return None if self.settings.small else round(max(self.settings.image_size) / 0.875)
+        return None if self.settings.small else round(max(self.settings.image_size) / self.settings.crop_share)
 
     def collate(self, samples: Sequence[Prepared], keys: Keys) -> Batch:
         targets: dict[str, Tensor] = {}
@@ -504,13 +508,13 @@ def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return found
 
 
-def _fit(image: Tensor, size: tuple[int, int]) -> tuple[Tensor, Geometry]:
+def _fit(image: Tensor, size: tuple[int, int], how: Interpolation) -> tuple[Tensor, Geometry]:
     """Bring a picture to exactly (H, W): whole when its shape agrees, else its middle."""
     height, width = image.shape[-2:]
     if height * size[1] == width * size[0]:
-        return resize(image, size)
+        return resize(image, size, how)
     scale = max(size[0] / height, size[1] / width)
-    resized, first = resize(image, (max(size[0], round(height * scale)), max(size[1], round(width * scale))))
+    resized, first = resize(image, (max(size[0], round(height * scale)), max(size[1], round(width * scale))), how)
     cut, second = center_crop(resized, size)
     return cut, chain(first, second)
 

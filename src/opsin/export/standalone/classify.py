@@ -15,27 +15,26 @@ from opsin.errors import DataError
 from opsin.export.standalone.pictures import Pixels, convert, crop_middle, resize
 from opsin.results.classification import Classification, Head
 
-CROP_SHARE = 0.875
-
 
 def prepare(pixels: Pixels, settings: Mapping[str, Any]) -> Pixels:
     """A picture (H, W, C) as the graph takes it: (C, H, W), raw pixels."""
     pixels = convert(pixels, settings["channels"], settings["pixel_type"], tuple(settings["pixel_range"]))
     height, width = settings["image_size"]
+    how = settings["interpolation"]
     if not settings["small"] and height == width:
-        return _to_channels_first(_shortest_then_middle(pixels, height))
+        return _to_channels_first(_shortest_then_middle(pixels, height, settings["crop_share"], how))
     if pixels.shape[0] * width == pixels.shape[1] * height:
-        return _to_channels_first(resize(pixels, (height, width)))
+        return _to_channels_first(resize(pixels, (height, width), how))
     scale = max(height / pixels.shape[0], width / pixels.shape[1])
     size = max(height, round(pixels.shape[0] * scale)), max(width, round(pixels.shape[1] * scale))
-    return _to_channels_first(crop_middle(resize(pixels, size), (height, width)))
+    return _to_channels_first(crop_middle(resize(pixels, size, how), (height, width)))
 
 
-def _shortest_then_middle(pixels: Pixels, size: int) -> Pixels:
-    short = max(size, round(size / CROP_SHARE))
+def _shortest_then_middle(pixels: Pixels, size: int, share: float, how: str) -> Pixels:
+    short = max(size, round(size / share))
     long = max(short, int(short * max(pixels.shape[:2]) / min(pixels.shape[:2])))
     upright = pixels.shape[0] > pixels.shape[1]
-    return crop_middle(resize(pixels, (long, short) if upright else (short, long)), (size, size))
+    return crop_middle(resize(pixels, (long, short) if upright else (short, long), how), (size, size))
 
 
 def _to_channels_first(pixels: Pixels) -> Pixels:

@@ -173,48 +173,70 @@ def _channels(pixels: Pixels, wanted: int, top: float) -> Pixels:
 # Size -----------------------------------------------------------------------------------------------------------------
 
 
-def resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Pixels (H, W, C) resized to exactly (H, W), antialiased bilinear, as `torch.nn.functional.interpolate` does."""
+def resize(pixels: Pixels, size: tuple[int, int], how: str = "bilinear") -> Pixels:
+    """Pixels (H, W, C) resized to exactly (H, W), antialiased, as `torch.nn.functional.interpolate` does.
+
+    Args:
+        pixels: (H, W, C).
+        size: (H, W) of the result.
+        how: bilinear or bicubic.
+    """
     one_axis = _resize_bytes if pixels.dtype == np.uint8 else _resize_floats
     found = pixels
     for axis in (1, 0):  # torch goes along the rows first, and rounds 8-bit pixels in between
         if found.shape[axis] != size[axis]:
-            found = np.moveaxis(one_axis(np.ascontiguousarray(np.moveaxis(found, axis, 0)), size[axis]), 0, axis)
-    return found.round().astype(pixels.dtype) if pixels.dtype.kind == "u" and found.dtype.kind == "f" else found
+            found = np.moveaxis(one_axis(np.ascontiguousarray(np.moveaxis(found, axis, 0)), size[axis], how), 0, axis)
+    if pixels.dtype.kind == "u" and found.dtype.kind == "f":
+        found = found.round().clip(0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)
+    return found
 
 
-def _resize_bytes(pixels: Pixels, size: int) -> Pixels:
+def _resize_bytes(pixels: Pixels, size: int, how: str) -> Pixels:
     """The first axis to `size`, with weights of 16 bits."""
-    weights = _weights(len(pixels), size, np.float64)
+    weights = _weights(len(pixels), size, np.float64, how)
     largest, bits = max(float(some.max()) for _, some in weights), 0
     while bits < PRECISION_LIMIT and int(0.5 + largest * (1 << (bits + 1))) < 1 << 15:
         bits += 1
     out = np.empty((size, *pixels.shape[1:]), np.uint8)
     for place, (start, some) in enumerate(weights):
-        whole = np.floor(0.5 + some * (1 << bits))
+        whole = np.trunc(np.copysign(0.5, some) + some * (1 << bits))
         total = np.tensordot(whole, pixels[start : start + len(some)].astype(np.float64), 1)  # whole numbers: exact
         out[place] = ((total.astype(np.int64) + (1 << (bits - 1))) >> bits).clip(0, 255)
     return out
 
 
-def _resize_floats(pixels: Pixels, size: int) -> Pixels:
-    weights = _weights(len(pixels), size, np.float32)
+def _resize_floats(pixels: Pixels, size: int, how: str) -> Pixels:
+    weights = _weights(len(pixels), size, np.float32, how)
     rows = [np.tensordot(some, pixels[start : start + len(some)].astype(np.float32), 1) for start, some in weights]
     return np.stack(rows)
 
 
-def _weights(length: int, size: int, dtype: Any) -> list[tuple[int, NDArray[Any]]]:
+def _weights(length: int, size: int, dtype: Any, how: str) -> list[tuple[int, NDArray[Any]]]:
     """For each of `size` pixels: the first of the `length` pixels that it is made of, and their weights."""
     scale = dtype(length) / dtype(size)
-    support = max(scale, dtype(1))
+    stretch = max(scale, dtype(1))
+    support = stretch * dtype(2 if how == "bicubic" else 1)
     found = []
     for place in range(size):
         center = scale * dtype(place + 0.5)
         start = max(int(center - support + dtype(0.5)), 0)
         stop = min(int(center + support + dtype(0.5)), length)
-        distance = (np.arange(start, stop).astype(dtype) - center + dtype(0.5)) / support
-        weights = np.clip(1 - np.abs(distance), 0, None).astype(dtype)
+        distance = (np.arange(start, stop).astype(dtype) - center + dtype(0.5)) / stretch
+        weights = (_cubic if how == "bicubic" else _triangle)(np.abs(distance)).astype(dtype)
         found.append((start, weights / weights.sum()))
+    return found
+
+
+def _triangle(distance: NDArray[Any]) -> NDArray[Any]:
+    found: NDArray[Any] = np.clip(1 - distance, 0, None)
+    return found
+
+
+def _cubic(distance: NDArray[Any]) -> NDArray[Any]:
+    """Keys' cubic with a = -1/2, as Pillow and torch's antialiasing have it."""
+    near = (1.5 * distance - 2.5) * distance * distance + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    found: NDArray[Any] = np.where(distance < 1, near, np.where(distance < 2, far, 0))
     return found
 
 

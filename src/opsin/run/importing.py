@@ -1,0 +1,132 @@
+"""A person's own weight file into a bundle: `opsin models import FILE --model NAME --classes a,b,c --to DIR`.
+
+The file is read without running code from it. What was loaded, missing, unexpected or of another shape is told layer by
+layer, and a file that leaves any layer without weights is refused: such a model would answer at random.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from opsin.bundle import Bundle
+from opsin.errors import CheckpointError, ConfigError
+from opsin.models import ModelSpec, build, licenses
+from opsin.models.weights import Report, load_weights
+from opsin.task import tasks
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What came of an import.
+
+    Args:
+        folder: of the bundle.
+        report: which layers were loaded.
+        license: as given, or as the file says.
+    """
+
+    folder: Path
+    report: Report
+    license: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"bundle": str(self.folder), "license": self.license, "layers": self.report.to_dict()}
+
+
+def import_weights(
+    file: Path | str,
+    model: str,
+    to: Path | str,
+    *,
+    classes: str | Sequence[str],
+    kwargs: Mapping[str, Any] | None = None,
+    size: int = 224,
+    mean: Sequence[float] = (0.5,),
+    std: Sequence[float] = (0.5,),
+    channels: int = 3,
+    license: str | None = None,
+    prefix: str = "",
+) -> Imported:
+    """Make a bundle of a weight file.
+
+    Args:
+        file: .safetensors, or a .pt/.pth state dict.
+        model: name of the network.
+        to: folder of the bundle.
+        classes: a file with one name per line, names with commas between, or a sequence of names, in the order of the
+            network's outputs.
+        kwargs: of the network's builder.
+        size: height and width of the pictures that the network gets.
+        mean: per channel (or one for all), as a share of the range.
+        std: per channel (or one for all), as a share of the range.
+        channels: of the pictures.
+        license: of the weights; by default as the file says, else unknown.
+        prefix: use only names in the file that begin with this.
+
+    Raises:
+        ConfigError: if class names are missing or twice there, or the folder is in use.
+        CheckpointError: if the file cannot be read or does not fit the network as a whole.
+    """
+    file, to = Path(file), Path(to)
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise ConfigError(f"--to {to} exists already. Choose another folder.")
+    names = read_classes(classes)
+    values = {
+        "heads": [{"name": "label", "class_names": names}],
+        "image_size": (size, size),
+        "channels": channels,
+        "mean": _per_channel("mean", mean, channels),
+        "std": _per_channel("std", std, channels),
+        "small": size <= 64,
+        "flip": True,
+    }
+    kind = tasks.get("classify")
+    task = kind(kind.settings_type.model_validate(values))
+    spec = ModelSpec(model, dict(kwargs or {}), **task.model_facts)
+    network = build(spec)
+    report = load_weights(network, file, prefix=prefix, allow_head_mismatch=True)
+    if report.mismatched:
+        name, (found, wanted) = next(iter(report.mismatched.items()))
+        raise CheckpointError(
+            f"{file}: the classifier {name} is {found} in the file and {wanted} for {len(names)} classes. Give as many "
+            "class names as the file has outputs."
+        )
+    if report.missing:
+        raise CheckpointError(f"{file} does not fill '{model}': {report.summary()} Is it of another network?")
+    said = licenses.normalized(license or report.license)
+    checksum = hashlib.sha256(file.read_bytes()).hexdigest()
+    lineage = {"source": str(file), "sha256": checksum, "layers": report.to_dict()}
+    info = {"license": said, "lineage": lineage, "precision": "fp32"}
+    folder = Bundle(task, "classify", spec, task.assemble(network).eval(), info).save(to)
+    return Imported(folder, report, said)
+
+
+def read_classes(classes: str | Sequence[str]) -> tuple[str, ...]:
+    """Class names from a file, from words with commas, or as they are.
+
+    Raises:
+        ConfigError: if there are fewer than two, or one is there twice.
+    """
+    if not isinstance(classes, str):
+        names = tuple(classes)
+    elif Path(classes).is_file():
+        names = tuple(n.strip() for n in Path(classes).read_text(encoding="utf-8").splitlines() if n.strip())
+    else:
+        names = tuple(name.strip() for name in classes.split(",") if name.strip())
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"The class {twice[0]!r} is there twice. Every output needs a name of its own.")
+    if len(names) < 2:
+        raise ConfigError(f"Expected two class names or more, got {list(names)}: a file with one per line, or a,b,c.")
+    return names
+
+
+def _per_channel(name: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
+    if len(values) not in (1, channels):
+        raise ConfigError(f"--{name}: got {len(values)} values, expected 1 or {channels} (one per channel).")
+    return tuple(values) * (channels // len(values))

@@ -1,0 +1,130 @@
+"""What training starts from: the file behind `--weights`, with its license, lineage and preprocessing.
+
+`--weights` takes published weights that were fetched (`resnet18.imagenet1k_v1`, or `imagenet` beside `--model`), a run
+or bundle, or a file. Nothing is fetched here. Weights want the pictures that they were trained on: a published file and
+a bundle bring mean and deviation of the pixels along; what the person sets wins.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from opsin.errors import CheckpointError, UnknownName
+from opsin.models import ModelSpec, licenses, resolve
+from opsin.models.published import DEFAULTS, find, is_published
+from opsin.models.published import of as published_of
+from opsin.models.weights import read_weights
+from opsin.recipe import ModelSettings
+from opsin.run.fetching import fetched
+from opsin.run.folder import find_run
+
+FLAG = "--accept-license"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Starting weights.
+
+    Args:
+        file: that holds them.
+        license: as its record or the file says; `unknown` when neither does.
+        lineage: where they come from, for run.json and the bundle.
+        model: the network that they were made for, as in bundle.json; None for a bare file.
+        preprocessing: settings `mean`, `std` and `channels` of the pictures they were trained on.
+    """
+
+    file: Path
+    license: str
+    lineage: Mapping[str, Any]
+    model: Mapping[str, Any] | None = None
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+
+    def settings(self, channels: int) -> dict[str, Any]:
+        """The task settings that the weights bring along for pictures of so many channels; gray ones become RGB for them."""
+        wanted = self.preprocessing.get("channels")
+        if wanted != channels and (wanted, channels) != (3, 1):
+            return {}
+        return {name: self.preprocessing[name] for name in ("mean", "std", "channels")}
+
+    def spec(self, given: ModelSettings, facts: Mapping[str, Any]) -> ModelSpec:
+        """The network to build: the one asked for, or (`auto`) the one that the weights were made for."""
+        own = self.model or {}
+        name = own.get("name", given.name) if given.name == "auto" else given.name
+        kwargs = own.get("kwargs", {}) if _network(name) == _network(own.get("name", "")) else {}
+        return ModelSpec(name=name, kwargs={**kwargs, **given.kwargs}, **facts)
+
+
+def starting_point(model: ModelSettings) -> Start | None:
+    """The starting weights that a recipe names; None for `none`.
+
+    Raises:
+        UnknownName: if there is no such file, run, bundle or published name.
+        CheckpointError: if they are not on this machine, damaged, or made for another network.
+        ConfigError: if their license is not permissive and was not accepted (`--accept-license`).
+    """
+    if model.weights == "none":
+        return None
+    start = _found(model)
+    licenses.require(f"--weights {model.weights}", start.license, model.accept_license, FLAG)
+    return start
+
+
+def hint(network: str) -> str:
+    """What would help a training from scratch, for people; "" where nothing is published for the network."""
+    try:
+        one = find(network) if is_published(network) else None
+    except (CheckpointError, UnknownName):
+        return ""
+    if one is None or not licenses.is_permissive(one.license):
+        return ""
+    size = f"{one.megabytes:.0f} MB, " if one.megabytes else ""
+    return f"; published ones learn faster from photos: opsin models get {one.name} ({size}{one.license}), then --weights {one.name}"
+
+
+def _found(model: ModelSettings) -> Start:
+    path = Path(model.weights)
+    if path.is_file() and not (path.parent / "bundle.json").is_file():
+        _, metadata, _ = read_weights(path)
+        return Start(path, metadata.get("license") or licenses.UNKNOWN, {"source": str(path)})
+    if path.is_file() or (path / "bundle.json").is_file():
+        return _of_bundle(path.parent if path.is_file() else path, str(path))
+    network = resolve(ModelSpec(model.name)).name
+    if model.weights.lower() in DEFAULTS or is_published(model.weights):
+        one = find(model.weights, network)
+        if model.name != "auto" and _network(model.name) != _network(one.architecture):
+            fitting = [other.name for other in published_of(_network(model.name))]
+            raise CheckpointError(
+                f"--weights {model.weights} is made for {one.architecture}, and --model is {model.name}. "
+                f"Published for {model.name}: {', '.join(fitting[:8]) or 'nothing'}."
+            )
+        return _of_bundle(fetched(model.weights, network), one.name)
+    if path.suffix:
+        raise CheckpointError(
+            f"--weights {path}: no such file. Give a .safetensors, .pt or .pth file, a run or bundle, or a published name "
+            "(opsin models list --weights)."
+        )
+    run = find_run(model.weights)
+    if not run.bundle.exists():
+        raise CheckpointError(f"--weights {model.weights}: the run {run.path} has no model yet.")
+    return _of_bundle(run.bundle, model.weights)
+
+
+def _network(name: str) -> str:
+    """A network's name without the tag of published weights."""
+    return name.partition(".")[0] if ":" not in name else name
+
+
+def _of_bundle(folder: Path, source: str) -> Start:
+    try:
+        record = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+        settings, model = record["task"]["settings"], record["model"]
+        file, checksum = folder / record["weights"]["file"], record["weights"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'bundle.json'} is damaged ({type(error).__name__}: {error}).") from error
+    preprocessing = {name: settings[name] for name in ("mean", "std", "channels") if name in settings}
+    lineage = {"source": source, "sha256": checksum, "from": record.get("lineage", {})}
+    return Start(file, record.get("license") or licenses.UNKNOWN, lineage, model, preprocessing)
