@@ -79,6 +79,10 @@ class ModelSettings(Settings):
     """Starting weights: a published name that was fetched (`opsin models get`), a run, bundle or file, or `none`."""
     accept_license: str | None = None
     """Name of a license that is not permissive, by which you take the starting weights over; `unknown` for none."""
+    restore: tuple[str, ...] = ()
+    """Patterns of names that are taken from the weights, e.g. `["layer1.*", "conv1"]`; all by default."""
+    rename: dict[str, str] = {}
+    """Regular expressions that turn names in the weights into the model's, e.g. `{"^trunk\\\\.": "features."}`."""
     init: dict[str, str] = {}
     """Initializers by pattern of layers, e.g. `{"*": "he", "head": "normal:0.01"}`: zeros, normal, truncated-normal,
     uniform, xavier, he, orthogonal; by default the network's own."""

@@ -454,3 +454,39 @@ def test_shift_is_zero_at_home_and_grows_with_distance():
     # closed form: equal variances v and a gap of g in the mean give g^2 / (2 v)
     assert far == pytest.approx(25 / (2 * float(model[0].running_var.mean())), rel=0.05)
     assert statistics_shift(nn.Conv2d(3, 4, 1), [Batches(x)]) is None
+
+
+# Which head -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_head_of_other_classes_is_not_taken_over(tmp_path):
+    given = settings(tmp_path)
+    given["model"] = NET
+    first = opsin.train("classify", epochs=1, out=tmp_path / "first", **given)
+    pictures(tmp_path / "others")
+    for folder in list((tmp_path / "others").iterdir()):
+        folder.rename(folder.with_name(folder.name.replace("class", "kind")))
+    common = {**given, "model": {**NET, "weights": str(first.path)}}
+    again = opsin.train("classify", epochs=0, out=tmp_path / "again", **common)
+    assert torch.equal(state(again.bundle)["head.weight"], state(first.bundle)["head.weight"])
+    common["data"] = {**given["data"], "path": str(tmp_path / "others")}
+    other = opsin.train("classify", epochs=0, out=tmp_path / "other", **common)
+    assert not torch.equal(state(other.bundle)["head.weight"], state(first.bundle)["head.weight"])
+    assert torch.equal(state(other.bundle)["stem.0.weight"], state(first.bundle)["stem.0.weight"])
+    assert other.state["weights"]["report"]["left"] == ["head.bias", "head.weight"]
+    kept = opsin.train("classify", out=tmp_path / "kept", **{**common, "transfer": {"plan": "head", "head": "keep"}})
+    assert torch.equal(state(kept.bundle)["head.weight"], state(first.bundle)["head.weight"])
+
+
+def test_a_head_that_is_not_there_cannot_be_kept(tmp_path):
+    with pytest.raises(ConfigError, match=r"no head of this size .*head\.bias"):
+        opsin.train("classify", epochs=1, **settings(tmp_path, plan="full", head="keep"))
+
+
+def test_partial_restore_in_training(tmp_path):
+    given = settings(tmp_path)
+    given["model"]["restore"] = ["stem"]
+    run = opsin.train("classify", epochs=0, **given)
+    start = opsin.models.weights.read_weights(tmp_path / "donor.safetensors")[0]
+    same = {n for n, t in state(run.bundle).items() if n in start and t.ndim == 4 and torch.equal(t, start[n])}
+    assert same == {"stem.0.weight"}

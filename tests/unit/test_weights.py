@@ -302,3 +302,49 @@ def test_metadata_is_readable_by_others(net, tmp_path):
     content = path.read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     assert header["__metadata__"] == {"license": "bsd-3-clause", "opsin": "1"}
+
+
+# Partial restore ------------------------------------------------------------------------------------------------------
+
+
+def test_only_what_is_wanted_is_restored(net, tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_safetensors(net, path)
+    other = _net()
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    report = load_weights(other, path, only=["conv1", "layer1.*"])
+    changed = {name for name, tensor in other.state_dict().items() if torch.equal(tensor, net.state_dict()[name])}
+    restored = {name for name in before if name.startswith(("conv1.", "layer1."))}
+    assert set(report.loaded) == restored <= changed
+    assert all(torch.equal(before[name], t) for name, t in other.state_dict().items() if name not in restored)
+    assert set(report.left) == set(before) - restored
+    assert not report.complete
+    assert "newly initialized as asked" in report.summary()
+    with pytest.raises(CheckpointError, match="nothing to restore is named 'layer9"):
+        load_weights(other, path, only=["layer9.*"])
+
+
+def test_names_are_mapped(net, tmp_path):
+    path = tmp_path / "a.safetensors"
+    state = {f"trunk.{name}".replace("layer1", "stage_one"): t for name, t in net.state_dict().items()}
+    safetensors.torch.save_file(state, path)
+    other = _net()
+    load_weights(other, path, rename={r"^trunk\.": "", "stage_one": "layer1"})
+    assert _equal(net, other)
+    with pytest.raises(CheckpointError, match="fits none of its names"):
+        load_weights(other, path, rename={"^stem": ""})
+    with pytest.raises(CheckpointError, match="not a regular expression"):
+        load_weights(other, path, rename={"(": ""})
+    with pytest.raises(CheckpointError, match="gives two tensors the name"):
+        load_weights(other, path, rename={".*": "x"})
+
+
+def test_a_new_head_stays_new_though_sizes_agree(net, tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_safetensors(net, path)
+    other = _net()
+    before = other.fc.weight.clone()
+    report = load_weights(other, path, new_head=True)
+    assert torch.equal(other.fc.weight, before)
+    assert report.left == ("fc.bias", "fc.weight")
+    assert torch.equal(other.conv1.weight, net.conv1.weight)

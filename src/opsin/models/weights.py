@@ -10,8 +10,9 @@ import os
 import pickle
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import safetensors
@@ -52,6 +53,7 @@ class Report:
         missing: names in the model that the file lacks; they keep their new weights.
         unexpected: names in the file that the model lacks.
         mismatched: names of the classifier whose shapes differ, with (file, model) shapes; they keep their new weights.
+        left: names that the file has and that were not wanted; they keep their new weights.
         adapted: the first convolution, when its input channels were summed or repeated; what the model's `adapt_state`
             did, e.g. position embeddings interpolated to another picture size.
         license: as the file's metadata say; None when they say nothing.
@@ -63,6 +65,7 @@ class Report:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] | None = None
+    left: tuple[str, ...] = ()
     adapted: str | None = None
     license: str | None = None
     container: str = ""
@@ -70,12 +73,13 @@ class Report:
     @property
     def complete(self) -> bool:
         """Whether every weight of the model came from the file."""
-        return not self.missing and not self.mismatched and not self.adapted
+        return not (self.missing or self.mismatched or self.adapted or self.left)
 
     def to_dict(self) -> dict[str, object]:
         """The report as JSON values."""
         mismatched = {name: [list(shape) for shape in shapes] for name, shapes in (self.mismatched or {}).items()}
         lists = {"loaded": list(self.loaded), "missing": list(self.missing), "unexpected": list(self.unexpected)}
+        lists["left"] = list(self.left)
         rest = {"adapted": self.adapted, "license": self.license, "container": self.container}
         return {"path": self.path, **lists, "mismatched": mismatched, **rest}
 
@@ -86,6 +90,8 @@ class Report:
             words.append(f"taken from its entry '{self.container}'")
         if self.mismatched:
             words.append(f"newly initialized because the size differs: {_some(self.mismatched)}")
+        if self.left:
+            words.append(f"newly initialized as asked: {_some(self.left)}")
         if self.missing:
             words.append(f"newly initialized because the file lacks them: {_some(self.missing)}")
         if self.unexpected:
@@ -101,6 +107,9 @@ def load_weights(
     path: str | Path,
     *,
     prefix: str = "",
+    rename: Mapping[str, str] | None = None,
+    only: Sequence[str] = (),
+    new_head: bool = False,
     allow_head_mismatch: bool = True,
     adapt_input: bool = False,
 ) -> Report:
@@ -114,6 +123,10 @@ def load_weights(
         model: the network.
         path: a .safetensors file, or a .pt/.pth state dict (read with weights_only=True).
         prefix: use only the names in the file that begin with this, without it (e.g. "encoder.").
+        rename: regular expressions and what they become, applied to the names in the file in this order, e.g.
+            `{r"^trunk\\.": "features."}`.
+        only: patterns of names in the model (`layer1.*`) that are restored; the rest keeps its new weights. All by default.
+        new_head: leave the classifier newly initialized even if the file has one of its size (for other classes).
         allow_head_mismatch: leave a classifier of another size newly initialized, and report it.
         adapt_input: if the first convolution takes another number of channels, sum the file's over channels (to 1) or
             repeat and rescale them, so that equal channels give the same activations; otherwise that is an error.
@@ -126,7 +139,7 @@ def load_weights(
     """
     path = Path(path)
     state, metadata, container = read_weights(path)
-    state = _without_prefix(state, prefix, path)
+    state = _renamed(_without_prefix(state, prefix, path), rename or {}, path)
     target, state = _matched(model, state)
     adapt = getattr(target, "adapt_state", None)
     state, note = adapt(state) if adapt else (state, None)
@@ -134,8 +147,10 @@ def load_weights(
     common = {name: tensor for name, tensor in state.items() if name in own}
     if not any(own[name].ndim for name in common):
         raise CheckpointError(_nothing_matches(path, state, own))
-    notes = [note, _adapt_first(target, common) if adapt_input else None]
     head = head_of(target)
+    left = _left_out(common, only, path) | ({n for n in common if n in head} if new_head else set())
+    common = {name: tensor for name, tensor in common.items() if name not in left}
+    notes = [note, _adapt_first(target, common) if adapt_input else None]
     differing = {name: tensor for name, tensor in common.items() if tensor.shape != own[name].shape}
     mismatched = {
         n: (tuple(t.shape), tuple(own[n].shape)) for n, t in differing.items() if allow_head_mismatch and n in head
@@ -150,8 +165,9 @@ def load_weights(
     return Report(
         path=str(path),
         loaded=tuple(kept),
-        missing=tuple(n for n in own if n not in common and not n.endswith("num_batches_tracked")),
+        missing=tuple(n for n in own if n not in common and n not in left and not n.endswith("num_batches_tracked")),
         unexpected=tuple(n for n in state if n not in own),
+        left=tuple(sorted(left)),
         mismatched=mismatched or None,
         adapted="; ".join(words for words in notes if words) or None,
         license=metadata.get("license") or None,
@@ -250,6 +266,43 @@ def _without_prefix(state: dict[str, Tensor], prefix: str, path: Path) -> dict[s
         starts = sorted({name.partition(".")[0] + "." for name in state})
         raise CheckpointError(f"{path}: no name begins with '{prefix}'. Names begin with: {', '.join(starts[:20])}.")
     return chosen
+
+
+def _renamed(state: dict[str, Tensor], rename: Mapping[str, str], path: Path) -> dict[str, Tensor]:
+    """The same tensors under new names.
+
+    Raises:
+        CheckpointError: if an expression is wrong or fits nothing, or two tensors get one name.
+    """
+    for expression, becomes in rename.items():
+        try:
+            names = {name: re.sub(expression, becomes, name) for name in state}
+        except re.error as error:
+            raise CheckpointError(
+                f"rename '{expression}' to '{becomes}': not a regular expression: {error}."
+            ) from error
+        if all(name == new for name, new in names.items()):
+            raise CheckpointError(f"{path}: rename '{expression}' fits none of its names: {_some(state)}.")
+        if len(set(names.values())) < len(names):
+            twice = next(new for new in names.values() if list(names.values()).count(new) > 1)
+            raise CheckpointError(f"{path}: rename '{expression}' gives two tensors the name '{twice}'.")
+        state = {names[name]: tensor for name, tensor in state.items()}
+    return state
+
+
+def _left_out(common: Mapping[str, Tensor], only: Sequence[str], path: Path) -> set[str]:
+    """Names that no pattern wants; none without patterns.
+
+    Raises:
+        CheckpointError: if a pattern fits nothing that the file and the model share.
+    """
+    wanted: set[str] = set()
+    for pattern in only:
+        fits = {name for name in common if fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")}
+        if not fits:
+            raise CheckpointError(f"{path}: nothing to restore is named '{pattern}'. It has: {_some(common)}.")
+        wanted |= fits
+    return set(common) - wanted if only else set()
 
 
 def _matched(model: nn.Module, state: dict[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:

@@ -35,6 +35,7 @@ class Start:
         lineage: where they come from, for run.json and the bundle.
         model: the network that they were made for, as in bundle.json; None for a bare file.
         preprocessing: settings `mean`, `std` and `channels` of the pictures they were trained on.
+        classes: class names of each head; None where they are not known.
     """
 
     file: Path
@@ -42,6 +43,7 @@ class Start:
     lineage: Mapping[str, Any]
     model: Mapping[str, Any] | None = None
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    classes: tuple[tuple[str, ...], ...] | None = None
 
     def settings(self, channels: int) -> dict[str, Any]:
         """The task settings that the weights bring along for pictures of so many channels; gray ones become RGB for them."""
@@ -127,4 +129,11 @@ def _of_bundle(folder: Path, source: str) -> Start:
         raise CheckpointError(f"{folder / 'bundle.json'} is damaged ({type(error).__name__}: {error}).") from error
     preprocessing = {name: settings[name] for name in ("mean", "std", "channels") if name in settings}
     lineage = {"source": source, "sha256": checksum, "from": record.get("lineage", {})}
-    return Start(file, record.get("license") or licenses.UNKNOWN, lineage, model, preprocessing)
+    classes = class_names(settings)
+    return Start(file, record.get("license") or licenses.UNKNOWN, lineage, model, preprocessing, classes)
+
+
+def class_names(settings: Mapping[str, Any]) -> tuple[tuple[str, ...], ...] | None:
+    """Class names of each head in task settings; None for a task without."""
+    heads = settings.get("heads")
+    return None if heads is None else tuple(tuple(head["class_names"]) for head in heads)

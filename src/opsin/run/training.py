@@ -44,7 +44,7 @@ from opsin.models.weights import load_weights
 from opsin.recipe import Recipe
 from opsin.run.data import RunData
 from opsin.run.folder import RunFolder, differences, environment
-from opsin.run.starting import Start, hint, starting_point
+from opsin.run.starting import Start, class_names, hint, starting_point
 from opsin.run.transferring import Transfer
 from opsin.runtimes.torch import TorchRuntime
 from opsin.task import Task, tasks
@@ -163,8 +163,17 @@ class Trainer:
         start = self._start
         if start is None:
             return
-        report = replace(load_weights(network, start.file), license=start.license)
-        settings = task.settings.model_dump()
+        settings, given = task.settings.model_dump(), self.recipe.model
+        others = start.classes is not None and start.classes != class_names(settings)
+        report = load_weights(
+            network,
+            start.file,
+            rename=given.rename,
+            only=given.restore,
+            new_head=self.transfer.new_head if self.transfer.on else others,
+        )
+        report = replace(report, license=start.license)
+        self.transfer.check_head(network, report)
         kept = bool(start.preprocessing) and all(
             tuple(settings.get(n) or ()) == tuple(start.preprocessing[n]) for n in ("mean", "std")
         )

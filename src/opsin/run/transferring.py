@@ -16,6 +16,7 @@ from opsin.engine.events import Noted, Stream
 from opsin.engine.loop import Stage
 from opsin.engine.optimizers import build_optimizer
 from opsin.errors import ConfigError, TrainingError
+from opsin.models.weights import Report, head_of
 from opsin.recipe import Layer, Recipe
 from opsin.task import Task
 from opsin.transfer import plans
@@ -51,6 +52,7 @@ class Transfer:
         self.recipe, self.settings = recipe, recipe.transfer
         self.on = self.settings.plan != "none" or bool(self.settings.stages)
         self.fits_features = self.on and plans.fits_features(self.settings)
+        self.new_head = self.on and self.settings.head != "keep"
         self.judged_first = self.on and (self.fits_features or self.settings.head == "keep")
         if self.on and recipe.model.weights == "none":
             raise ConfigError(
@@ -61,6 +63,19 @@ class Transfer:
             raise ConfigError(
                 "The plan 'head' fits the last layer to features that are computed once, and takes no epochs. Leave "
                 "--epochs and --minutes out, or train it in steps with augmentation: transfer.head=steps"
+            )
+
+    def check_head(self, network: nn.Module, report: Report) -> None:
+        """See that a head that should be kept came with the weights.
+
+        Raises:
+            ConfigError: if it did not.
+        """
+        lost = sorted(head_of(network) - {name.removeprefix("net.") for name in report.loaded} - set(report.loaded))
+        if self.on and self.settings.head == "keep" and lost:
+            raise ConfigError(
+                f"transfer.head = 'keep', but the weights have no head of this size ({', '.join(lost)}). Leave it out to "
+                "begin with a new one."
             )
 
     def adapt(self, network: nn.Module) -> None:
