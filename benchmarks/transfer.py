@@ -39,7 +39,7 @@ from opsin.run.settings import recipe_layer
 from opsin.transfer.bottleneck import features_of
 
 PLANS = ("scratch", "head", "staged", "full", "lora")
-SIZE, FOLDS, EPOCHS, SCRATCH_EPOCHS = 32, 5, 20, 60
+SIZE, FOLDS, EPOCHS, SCRATCH_EPOCHS = 32, 5, 40, 60
 NET = {"name": "smallnet", "kwargs": {"stem": 16, "widths": [48, 128, 256]}}
 
 

@@ -428,6 +428,38 @@ def _demo(found: Found) -> str:
     return table(heads, rows)
 
 
+def _transfer(found: Found) -> str:
+    parts = []
+    for _, one in found:
+        draws = one.get("draws") or [one["rows"]]
+        donor = one["donor"]
+        first = (
+            f"{one['name'].removeprefix('transfer-')}: {one['pictures']} pictures; weights of {donor['minutes']:.0f} minutes on "
+            f"{donor['data']}; {one['epochs']['scratch']} epochs from scratch, {one['epochs']['others']} for plans with steps."
+        )
+        for number, rows in enumerate(draws, 1):
+            title = first if number == 1 else f"Another {one['pictures']} pictures ({number} of {len(draws)})."
+            lines = (
+                (
+                    row["plan"],
+                    f"{row['accuracy']['value']:.4f}",
+                    f"{row['accuracy']['low']:.4f} to {row['accuracy']['high']:.4f}",
+                    f"{row['seconds']:.1f}",
+                    "" if row["p"] is None else f"{row['p']:.2g}",
+                )
+                for row in rows
+            )
+            heads = ("plan", "accuracy", "95 % interval", "seconds", "p against scratch (McNemar, Holm)")
+            parts.append(f"{title}\n\n{table(heads, lines)}")
+    return "\n\n".join(parts)
+
+
+def transfer() -> str:
+    """The measurements of transfer, as tables."""
+    files = [(path, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(RESULTS.glob("transfer-*.json"))]
+    return _transfer(files) if files else "Not measured yet; see [pending](pending.md)."
+
+
 def _other(found: Found) -> str:
     rows = []
     for path, one in found:
@@ -502,12 +534,27 @@ SHOWN: tuple[tuple[str, Callable[[Mapping[str, Any]], bool], Callable[[Found], s
     ("What the engine adds to a step", lambda one: "engine_us" in one, _overhead),
     ("Speed of the input path", lambda one: any(case in one for case in ("photos", "large", "small")), _input),
     ("Killed and resumed", lambda one: "kills" in one, _kills),
+    ("Transfer on few pictures", lambda one: "donor" in one, _transfer),
     ("Memory over many epochs", lambda one: "mebibytes" in one, _memory),
 )
 
 PARTS: dict[str, Callable[..., str]] = {
     part.__name__: part
-    for part in (verbs, flags, settings, metrics, models, checks, formats, catalog, recipes, listeners, events, results)
+    for part in (
+        verbs,
+        flags,
+        transfer,
+        settings,
+        metrics,
+        models,
+        checks,
+        formats,
+        catalog,
+        recipes,
+        listeners,
+        events,
+        results,
+    )  # fmt: skip
 }
 
 

@@ -25,7 +25,7 @@ from opsin.transfer.features import last_layer
 
 # Small steps that suit weights that are good already; what a person or a named recipe sets wins.
 DEFAULTS = {
-    "optimizer": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.05, "clip_norm": 1.0},
+    "optimizer": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.05, "clip_norm": 1.0},
     "schedule": {"name": "cosine", "warmup_epochs": 0.5},
     "run": {"batch_size": 32},
 }
