@@ -283,8 +283,8 @@ def _mapped(
     for layer, slot in pairs:
         if layer.kind == "batchnorm":
             before = kernels.get(slot.after)
-            lost = before is not None and "bias" in before.arrays and f"{slot.after}.bias" not in filling.own
-            filling.normalize(layer, slot, before.arrays["bias"] if before is not None and lost else None)
+            bias = before.arrays.get("bias") if before and f"{slot.after}.bias" not in filling.own else None
+            filling.normalize(layer, slot, bias if bias is not None and bias.any() else None)
         else:
             filling.weigh(layer, slot, norm_of.get(slot.name) if connected else None)
             ambiguous += _otherwise(layer, slot, ours)
@@ -372,7 +372,12 @@ def _otherwise(layer: SourceLayer, slot: Slot, ours: Sequence[Slot]) -> list[str
     """Why a layer of the right shape is another one."""
     found = []
     own_bias = getattr(slot.module, "bias", None) is not None
-    if "bias" in layer.arrays and not own_bias and all(other.after != slot.name for other in ours):
+    if (
+        "bias" in layer.arrays
+        and layer.arrays["bias"].any()
+        and not own_bias
+        and all(other.after != slot.name for other in ours)
+    ):
         found.append(f"the bias of {layer.name} has no place: {slot.name} has none, and no batch norm follows it")
     stride = getattr(slot.module, "stride", None)
     if layer.stride and stride and layer.stride != stride[0]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from opsin.errors import MissingExtra
 from opsin.models.importers import Array, Source, SourceLayer
 
@@ -105,6 +107,8 @@ class _Graph:
             return SourceLayer(name, "batchnorm", roles, epsilon=1e-5 if epsilon is None else epsilon, after=after)
         if kind == "Conv":
             groups = _attribute(node, "group") or 1
+            if len(arrays) > 1:  # the exporter writes "no bias" as one zero for all
+                arrays[1] = np.broadcast_to(arrays[1], arrays[0].shape[:1])
             deep = groups > 1 and arrays[0].shape[1] == 1
             roles = dict(zip(("kernel", "bias"), arrays))
             stride = (_attribute(node, "strides") or [1])[0]
