@@ -198,6 +198,53 @@ def test_biases_and_batch_norms_that_differ_are_settled_exactly(keras: Any, name
         import_layers(ours, weights, (3, 8, 8))
 
 
+@pytest.mark.parametrize("name", ["m.h5", "m.weights.h5", "m.keras"])
+def test_a_model_inside_a_model(keras: Any, name: str, tmp_path: Path) -> None:
+    layers = keras.layers
+    norm = layers.BatchNormalization()
+    inner = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3), norm, layers.DepthwiseConv2D(3)])
+    end = [layers.Conv2D(6, 1), layers.Flatten(), layers.Dense(3)]
+    theirs = shaken(keras.Sequential([keras.Input((8, 8, 3)), inner, *end]))
+    ours = Separable()
+    ours.deep.bias = nn.Parameter(torch.zeros(4))
+    path = saved(theirs, tmp_path / name)
+    if name == "m.weights.h5":
+        with pytest.raises(CheckpointError, match="ambiguous: conv2d occurs in models inside the model"):
+            import_layers(ours, path, (3, 8, 8))
+    found = imported(ours, path, (3, 8, 8), partial=name == "m.weights.h5")
+    assert not found.unmatched_target
+    pictures = pictures_like(2, 3, 8, 8)
+    assert same(keras_says(theirs, pictures), ours_says(ours, pictures), 1e-5)
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_published_files_of_keras_2(old: bool, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    arrays = arrays_of_the_graph()
+    names = {
+        "conv1": {"conv1_W_1:0" if old else "conv1/kernel:0": "a", "conv1_b_1:0" if old else "conv1/bias:0": "bias"},
+        "bn": {f"bn/{r}:0": k for r, k in zip(("gamma", "beta", "moving_mean"), ("gamma", "beta", "mean"))},
+        "act": {},
+        "conv_dw_1": {"conv_dw_1/depthwise_kernel:0": "d"},
+        "predictions": {"predictions/kernel:0": "b", "predictions/bias:0": "c"},
+    }
+    names["bn"]["bn/moving_variance:0"] = "variance"
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.attrs["layer_names"] = [name.encode() for name in names]
+        for name, weights in names.items():
+            group = file.create_group(name)
+            group.attrs["weight_names"] = [weight.encode() for weight in weights]
+            for weight, key in weights.items():
+                group[weight] = arrays[key]
+    ours = Small()
+    found = imported(ours, tmp_path / "m.h5", (3, 8, 8))
+    assert "taken as 0.001" in found.summary()
+    x = pictures_like(2, 3, 8, 8)
+    with torch.no_grad():
+        expected = by_hand(arrays, x.transpose(0, 2, 3, 1), epsilon=0.001)
+        assert same(expected, ours.eval()(torch.from_numpy(x)).numpy(), 1e-5)
+
+
 def test_a_convolution_of_another_stride_is_another_network(keras: Any, tmp_path: Path) -> None:
     layers = keras.layers
     stack = [layers.Conv2D(4, 3, strides=2), layers.GlobalAveragePooling2D(), layers.Dense(3)]
@@ -382,14 +429,14 @@ def arrays_of_the_graph() -> dict[str, np.ndarray]:
     return {**arrays, "gamma": np.full(4, 0.7, np.float32), "variance": rng.uniform(0.5, 2, 4).astype(np.float32)}
 
 
-def by_hand(v: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+def by_hand(v: dict[str, np.ndarray], x: np.ndarray, epsilon: float = 0.002) -> np.ndarray:
     """The network in TensorFlow's order of axes, by sums; x is (B, H, W, C)."""
 
     def windows(x: np.ndarray, size: int) -> np.ndarray:  # (B, H, W, C, size, size)
         return np.lib.stride_tricks.sliding_window_view(x, (size, size), (1, 2))
 
     x = np.einsum("bhwcij,ijco->bhwo", windows(x, 3), v["a"]) + v["bias"]
-    x = (x - v["mean"]) / np.sqrt(v["variance"] + 0.002) * v["gamma"] + v["beta"]
+    x = (x - v["mean"]) / np.sqrt(v["variance"] + epsilon) * v["gamma"] + v["beta"]
     x = np.einsum("bhwcij,ijcm->bhwcm", windows(x, 2), v["d"])  # channel by channel, its maps side by side
     return x.reshape(len(x), -1) @ v["b"] + v["c"]
 

@@ -7,7 +7,7 @@ the layers are laid onto a network of ours is the same for all formats and stand
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +58,15 @@ class Source:
         epsilon: of batch norms whose own is not in the file: the default of the framework.
         flattened: order of the pixels in front of the first dense layer: "HWC" or "CHW".
         notes: what a reader of the report should know.
+        uncertain: why layers of one kind may be in another order after all.
     """
 
     format: str
     layers: tuple[SourceLayer, ...]
     epsilon: float = 1e-5
     flattened: str = "CHW"
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    uncertain: tuple[str, ...] = ()
 
 
 def format_of(path: Path) -> str | None:

@@ -75,6 +75,7 @@ def read(path: Path) -> Source:
             opened: Any = io.BytesIO(archive.read("model.weights.h5"))
     else:
         opened = path
+    uncertain: tuple[str, ...] = ()
     with h5py.File(opened, "r") as file:
         _refuse_links(file, path)
         if not model and "model_config" in file.attrs:
@@ -85,12 +86,13 @@ def read(path: Path) -> Source:
             layers = _by_name(weights, {config["name"]: config for config in configs})
         elif "layers" in file or "_layer_checkpoint_dependencies" in file:
             layers = _by_class(file, configs)
+            uncertain = () if configs else tuple(_spread(file))
         else:
             raise CheckpointError(f"{path}: an HDF5 file, but not of Keras: it names no layers.")
         found = tuple(_connected(list(layers), configs))
     first = any(config["config"].get("data_format") == "channels_first" for config in configs)
     notes = () if configs else ("the file does not say how layers are connected",)
-    return Source("keras-h5", found, EPSILON, "CHW" if first else "HWC", notes)
+    return Source("keras-h5", found, EPSILON, "CHW" if first else "HWC", notes, uncertain)
 
 
 def _refuse_links(group: Any, path: Path) -> None:
@@ -161,15 +163,17 @@ def _by_class(file: Any, configs: list[Config]) -> Iterator[SourceLayer]:
     by_name = {config["name"]: config for config in configs}
     found: list[tuple[str, str, list[Array]]] = []
 
-    def visit(group: Any) -> None:
+    def visit(group: Any) -> None:  # a model inside this one first: it is mostly the base, and what follows it a head
         container = group.get("layers", group.get("_layer_checkpoint_dependencies"))
-        for key in sorted(container, key=_natural) if container is not None else ():
+        keys = sorted(container, key=_natural) if container is not None else []
+        for key in keys:
+            visit(container[key])
+        for key in keys:
             layer = container[key]
             variables = layer.get("vars", {})
             arrays = [np.asarray(variables[n]) for n in sorted(variables, key=int)]
             if arrays:
                 found.append((key, _text(variables.attrs.get("name", key)), arrays))
-            visit(layer)
 
     visit(file)
     order = {config["name"]: i for i, config in enumerate(configs)}
@@ -177,6 +181,21 @@ def _by_class(file: Any, configs: list[Config]) -> Iterator[SourceLayer]:
         class_name = re.sub(r"_\d+$", "", key)
         roles = _numbered(class_name, arrays, by_name.get(name))
         yield from _layer(name, roles, by_name.get(name), class_name)
+
+
+def _spread(file: Any) -> Iterator[str]:
+    """Classes that occur in a model and in a model inside it, of which the file does not say which come first."""
+    places: dict[str, set[str]] = {}
+
+    def note(name: str, item: Any) -> None:
+        if name.endswith("/vars") and len(item):
+            place, _, key = name.removesuffix("/vars").rpartition("/")
+            places.setdefault(re.sub(r"_\d+$", "", key), set()).add(place)
+
+    file.visititems(note)
+    for class_name, found in places.items():
+        if class_name in KINDS and len(found) > 1:
+            yield f"{class_name} occurs in models inside the model; the order of them all is only in a whole model (.keras)"
 
 
 def _numbered(class_name: str, arrays: list[Array], config: Config | None) -> dict[str, Array]:

@@ -274,6 +274,7 @@ def _mapped(
     ambiguous: list[str] = []
     if by == "order":
         pairs, ambiguous = _in_order(layers, ours, filling)
+        ambiguous += source.uncertain
     placed = {layer.name for layer, _ in pairs}
     normalized = {slot.name for layer, slot in pairs if layer.kind == "batchnorm"}
     norm_of = {slot.after: slot for slot in ours if slot.after and slot.name not in normalized}
