@@ -146,7 +146,9 @@ class _Graph:
     def _order(self, name: str) -> str:
         """Order of the pixels in front of a dense layer."""
         node = self.makers.get(name)
-        while node is not None and node.op_type in PASSING:
+        for _ in range(len(self.makers)):  # a damaged graph may go round in circles
+            if node is None or node.op_type not in PASSING:
+                break
             node = self.makers.get(node.input[0])
         turned = (
             node is not None and node.op_type == "Transpose" and list(_attribute(node, "perm") or ()) == [0, 2, 3, 1]
