@@ -27,10 +27,11 @@ class Registry:
     Args:
         kind: the word used in messages, e.g. "model".
         package: the dotted package that is listed, e.g. "opsin.models".
+        leave_out: packages inside it that are registries of their own.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
-        self.kind, self.package = kind, package
+    def __init__(self, kind: str, package: str, leave_out: tuple[str, ...] = ()) -> None:
+        self.kind, self.package, self.leave_out = kind, package, leave_out
 
     @cached_property
     def _modules(self) -> dict[str, str]:
@@ -40,6 +41,8 @@ class Registry:
         found: dict[str, str] = {}
         for folder in spec.submodule_search_locations:
             for path in sorted(Path(folder).rglob("*.py")):
+                if path.relative_to(folder).parts[0] in self.leave_out:
+                    continue
                 for name in _literal_names(path):
                     dotted = ".".join((self.package, *path.relative_to(folder).with_suffix("").parts))
                     dotted = dotted.removesuffix(".__init__")

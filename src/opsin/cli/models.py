@@ -220,7 +220,9 @@ def get_weights(
 
 @app.command("import")
 def import_file(
-    file: Annotated[str, typer.Argument(help="A .safetensors file, or a .pt/.pth state dict.")],
+    file: Annotated[
+        str, typer.Argument(help="A .safetensors file, a .pt/.pth state dict, or a file of Keras, ONNX or TensorFlow.")
+    ],
     model: Annotated[str, typer.Option(help="The network that it is for.")],
     classes: Annotated[str, typer.Option(help="A file with one name per line, or a,b,c, in the order of the outputs.")],
     to: Annotated[str, typer.Option(help="Folder of the bundle.")],
@@ -230,6 +232,7 @@ def import_file(
     channels: Annotated[int, typer.Option(help="Channels of a picture: 1, 3 or 4.")] = 3,
     license: Annotated[str | None, typer.Option(help="License of the weights, e.g. apache-2.0.")] = None,
     from_prefix: Annotated[str, typer.Option(help="Use only names in the file that begin with this.")] = "",
+    partial: Annotated[bool, typer.Option("--partial", help="Take what fits; the rest keeps new weights.")] = False,
     json: Json = False,
 ) -> None:
     """Make a bundle of your own weight file, and tell layer by layer what fits."""
@@ -237,7 +240,7 @@ def import_file(
 
     found = import_weights(
         file, model, to, classes=classes, size=size, mean=_numbers("mean", mean), std=_numbers("std", std),
-        channels=channels, license=license, prefix=from_prefix,
+        channels=channels, license=license, prefix=from_prefix, partial=partial,
     )  # fmt: skip
     emit(found.to_dict(), json, lambda: f"{found.report.summary()}\n{found.folder}")
 

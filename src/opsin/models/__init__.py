@@ -16,7 +16,7 @@ from opsin.registry import Registry
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-models = Registry("model", "opsin.models")
+models = Registry("model", "opsin.models", leave_out=("importers",))
 
 SMALL_PICTURE = 40  # pixels: up to here `auto` takes the small net
 

@@ -1,7 +1,8 @@
 """A person's own weight file into a bundle: `opsin models import FILE --model NAME --classes a,b,c --to DIR`.
 
-The file is read without running code from it. What was loaded, missing, unexpected or of another shape is told layer by
-layer, and a file that leaves any layer without weights is refused: such a model would answer at random.
+The file is read without running code from it; one of another framework is laid onto the network layer by layer. What was
+loaded, missing, unexpected or of another shape is told layer by layer, and a file that leaves any layer without weights is
+refused, unless that is asked for: such a model would answer at random.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from opsin.bundle import Bundle
 from opsin.errors import CheckpointError, ConfigError
 from opsin.models import ModelSpec, build, licenses
+from opsin.models.importers.mapping import LayerMap, import_layers
 from opsin.models.weights import Report, load_weights
 from opsin.task import tasks
 
@@ -30,7 +32,7 @@ class Imported:
     """
 
     folder: Path
-    report: Report
+    report: Report | LayerMap
     license: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -51,11 +53,12 @@ def import_weights(
     channels: int = 3,
     license: str | None = None,
     prefix: str = "",
+    partial: bool = False,
 ) -> Imported:
     """Make a bundle of a weight file.
 
     Args:
-        file: .safetensors, or a .pt/.pth state dict.
+        file: .safetensors, a .pt/.pth state dict, or a file of Keras, ONNX or TensorFlow (opsin.models.importers).
         model: name of the network.
         to: folder of the bundle.
         classes: a file with one name per line, names with commas between, or a sequence of names, in the order of the
@@ -67,10 +70,12 @@ def import_weights(
         channels: of the pictures.
         license: of the weights; by default as the file says, else unknown.
         prefix: use only names in the file that begin with this.
+        partial: take what fits; the rest of the network keeps new weights, and has to be trained before it is of use.
 
     Raises:
         ConfigError: if class names are missing or twice there, or the folder is in use.
         CheckpointError: if the file cannot be read or does not fit the network as a whole.
+        MissingExtra: if the package that reads the file is not installed.
     """
     file, to = Path(file), Path(to)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
@@ -89,21 +94,29 @@ def import_weights(
     task = kind(kind.settings_type.model_validate(values))
     spec = ModelSpec(model, dict(kwargs or {}), **task.model_facts)
     network = build(spec)
-    report = load_weights(network, file, prefix=prefix, allow_head_mismatch=True)
-    if report.mismatched:
-        name, (found, wanted) = next(iter(report.mismatched.items()))
-        raise CheckpointError(
-            f"{file}: the classifier {name} is {found} in the file and {wanted} for {len(names)} classes. Give as many "
-            "class names as the file has outputs."
-        )
-    if report.missing:
-        raise CheckpointError(f"{file} does not fill '{model}': {report.summary()} Is it of another network?")
+    shape = (channels, size, size)
+    report = import_layers(network, file, shape, prefix=prefix, partial=partial) or load_weights(
+        network, file, prefix=prefix, allow_head_mismatch=True
+    )
+    if isinstance(report, Report) and not partial:
+        _require_all(report, file, model, len(names))
     said = licenses.normalized(license or report.license)
     checksum = hashlib.sha256(file.read_bytes()).hexdigest()
     lineage = {"source": str(file), "sha256": checksum, "layers": report.to_dict()}
     info = {"license": said, "lineage": lineage, "precision": "fp32"}
     folder = Bundle(task, "classify", spec, task.assemble(network).eval(), info).save(to)
     return Imported(folder, report, said)
+
+
+def _require_all(report: Report, file: Path, model: str, classes: int) -> None:
+    if report.mismatched:
+        name, (found, wanted) = next(iter(report.mismatched.items()))
+        raise CheckpointError(
+            f"{file}: the classifier {name} is {found} in the file and {wanted} for {classes} classes. Give as many "
+            "class names as the file has outputs."
+        )
+    if report.missing:
+        raise CheckpointError(f"{file} does not fill '{model}': {report.summary()} Is it of another network?")
 
 
 def read_classes(classes: str | Sequence[str]) -> tuple[str, ...]:
