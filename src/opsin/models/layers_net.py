@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from opsin.errors import ConfigError, ShapeError, UnknownName
 from opsin.layers.from_notation import WEIGHTED, activated, make_module
+from opsin.layers.layout import channels_last_hint
 from opsin.layers.notation import ACTIVATIONS, Layer, read_layers
 from opsin.models import Classified, Feature
 
@@ -142,7 +143,9 @@ class LayersNet(nn.Module):
     def _chain(self, node: Node, layers: Sequence[Layer], place: _Place) -> tuple[nn.Sequential, _Place]:
         """Modules of a node, and what is behind them; notes the last map of each stride."""
         modules: dict[str, nn.Module] = {}
+        number = 0
         for layer in layers:
+            number += any(layer is own for own in node.layers)  # activations that were put in have no number
             if layer.kind == "dense" and len(place.shape) == 3:
                 modules[_name("flatten", modules)] = nn.Flatten()
                 place = _Place((math.prod(place.shape),), None, True)
@@ -152,7 +155,7 @@ class LayersNet(nn.Module):
                     shape = tuple(probe(torch.empty(1, *place.shape)).shape[1:])
                 module = make_module(layer, place.shape)
             except (RuntimeError, ValueError, ConfigError, ShapeError) as error:
-                where = f"layers: layer {len(modules) + 1} ('{layer.text}')" + _of(node)
+                where = f"layers: layer {number} ('{layer.text}')" + _of(node)
                 raise ShapeError(f"{where} cannot take {place}: {error}") from error
             if layer.kind in WEIGHTED:
                 _initialize(module)
@@ -226,7 +229,8 @@ class LayersNet(nn.Module):
         expected, given = self.image_shape, tuple(images.shape[1:])
         if images.ndim != 4 or given[0] != expected[0] or (self.one_size and given != expected):
             wanted = ", ".join(map(str, expected)) if self.one_size else f"{expected[0]}, H, W"
-            raise ShapeError(f"This network is built for pictures (B, {wanted}); got {tuple(images.shape)}.")
+            hint = channels_last_hint(images.shape, expected[0], "images.permute(0, 3, 1, 2)")
+            raise ShapeError(f"This network is built for pictures (B, {wanted}); got {tuple(images.shape)}.{hint}")
 
 
 def _initialize(module: nn.Module) -> None:
