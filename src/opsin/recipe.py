@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
@@ -82,6 +82,9 @@ class ModelSettings(Settings):
     init: dict[str, str] = {}
     """Initializers by pattern of layers, e.g. `{"*": "he", "head": "normal:0.01"}`: zeros, normal, truncated-normal,
     uniform, xavier, he, orthogonal; by default the network's own."""
+    bias_prior: bool = False
+    """Start the biases of the last layer at the logarithm of each class's share of the training part (of each label's odds),
+    so that the model begins with what it would say without looking. For rare classes."""
 
 
 class StageSettings(Settings):
@@ -151,6 +154,24 @@ class OptimizerSettings(Settings):
     """Decay of the running average of weights that is evaluated and kept; 0 is off."""
 
 
+Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class RegularizeSettings(Settings):
+    """Penalties on weights, each a loss term of its own, and limits; `l1` with `l2` is the elastic net.
+
+    A number counts for all weights; a mapping says it by pattern of layers or parameters, later patterns winning, e.g.
+    `{"*": 1e-4, "head*": 0}`. Biases and norms are left out unless a pattern ends in their name (`*.bias`).
+    """
+
+    l1: Strength | dict[str, Strength] = 0.0
+    """Added to the loss: this times the sum of absolute weights."""
+    l2: Strength | dict[str, Strength] = 0.0
+    """Added to the loss: this times the sum of squared weights (optimizer.weight_decay is there beside it)."""
+    max_norm: Strength | dict[str, Strength] = 0.0
+    """Largest L2 norm of the weights of each unit or filter, kept after every step; 0 is off."""
+
+
 class ScheduleSettings(Settings):
     """How the learning rate changes over the run."""
 
@@ -212,6 +233,7 @@ SECTIONS: dict[str, type[Settings]] = {
     "model": ModelSettings,
     "transfer": TransferSettings,
     "optimizer": OptimizerSettings,
+    "regularize": RegularizeSettings,
     "schedule": ScheduleSettings,
     "run": RunSettings,
 }
@@ -234,6 +256,7 @@ class Recipe:
     model: ModelSettings = ModelSettings()
     transfer: TransferSettings = TransferSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
+    regularize: RegularizeSettings = RegularizeSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     run: RunSettings = RunSettings()
     task: Mapping[str, Any] = field(default_factory=dict)

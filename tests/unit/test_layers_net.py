@@ -211,7 +211,7 @@ def test_pictures_of_another_size_type_or_layout_are_refused():
     assert free(torch.rand(2, 3, 20, 9)).logits.shape == (2, 4)
     with pytest.raises(ShapeError, match=r"looks like \(B, H, W, C\)"):
         free(torch.rand(2, 12, 14, 3))
-    with pytest.raises(RuntimeError, match="(?i)double.*float"):  # torch names both types
+    with pytest.raises(RuntimeError, match=r"(?i)double.*float"):  # torch names both types
         free(torch.rand(2, 3, 12, 14, dtype=torch.float64))
     with pytest.raises(ConfigError, match="chain or graph"):
         make()
