@@ -8,12 +8,13 @@ replaced in silence.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model, field_validator
 
 from opsin.durable import write_json
 from opsin.errors import ConfigError, nearest
@@ -154,9 +155,6 @@ class OptimizerSettings(Settings):
     """Decay of the running average of weights that is evaluated and kept; 0 is off."""
 
 
-Strength = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
 class RegularizeSettings(Settings):
     """Penalties on weights, each a loss term of its own, and limits; `l1` with `l2` is the elastic net.
 
@@ -164,12 +162,19 @@ class RegularizeSettings(Settings):
     `{"*": 1e-4, "head*": 0}`. Biases and norms are left out unless a pattern ends in their name (`*.bias`).
     """
 
-    l1: Strength | dict[str, Strength] = 0.0
+    l1: float | dict[str, float] = 0.0
     """Added to the loss: this times the sum of absolute weights."""
-    l2: Strength | dict[str, Strength] = 0.0
+    l2: float | dict[str, float] = 0.0
     """Added to the loss: this times the sum of squared weights (optimizer.weight_decay is there beside it)."""
-    max_norm: Strength | dict[str, Strength] = 0.0
+    max_norm: float | dict[str, float] = 0.0
     """Largest L2 norm of the weights of each unit or filter, kept after every step; 0 is off."""
+
+    @field_validator("l1", "l2", "max_norm")
+    @classmethod
+    def _not_negative(cls, given: float | dict[str, float]) -> float | dict[str, float]:
+        if not all(0 <= one < math.inf for one in (given.values() if isinstance(given, dict) else [given])):
+            raise ValueError("expected 0 or positive numbers")
+        return given
 
 
 class ScheduleSettings(Settings):

@@ -110,10 +110,11 @@ def prior_logits(target: NDArray[Any], k: int, weights: Sequence[float] | None =
     if target.ndim == 1:
         counts = np.maximum(np.bincount(target[target >= 0], minlength=k), 0.5)
         counts = counts if weights is None else np.maximum(counts * np.asarray(weights), 1e-6)
-        return np.log(counts / counts.sum()).astype(np.float32)
+        return np.asarray(np.log(counts / counts.sum()), np.float32)
     known = np.isfinite(target).sum(0)
     with_label = np.nansum(target, axis=0)
-    return np.log(np.maximum(with_label, 0.5) / np.maximum(known - with_label, 0.5)).astype(np.float32)
+    odds = np.maximum(with_label, 0.5) / np.maximum(known - with_label, 0.5)
+    return np.asarray(np.log(odds), np.float32)
 
 
 def class_counts(data: Dataset, indices: NDArray[np.int64]) -> Mapping[str, dict[str, int]]:

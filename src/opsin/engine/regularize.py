@@ -80,7 +80,7 @@ class Regularizer:
         wanted = {id(parameter) for parameter in trained if parameter.requires_grad}
         for one in self._limits:
             if id(one.weight) in wanted:
-                weight = one.weight if one.groups is None else one.weight.unflatten(0, (one.groups, -1))
+                weight = one.weight if one.groups is None else one.weight.view(one.groups, -1, *one.weight.shape[1:])
                 kept = (0,) if one.groups is None else (0, 2)
                 axes = [axis for axis in range(weight.ndim) if axis not in kept]
                 norm = torch.linalg.vector_norm(weight, dim=axes, keepdim=True) if axes else weight.abs()
