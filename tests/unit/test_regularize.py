@@ -132,7 +132,8 @@ def test_patterns_choose_weights_and_biases_only_by_name():
     weights = dict(model.named_parameters())
 
     def l2(given):
-        return float(Regularizer(RegularizeSettings(l2=given), model).penalties(model.parameters())["penalty.l2"])
+        found = Regularizer(RegularizeSettings(l2=given), model).penalties(model.parameters())
+        return float(found["penalty.l2"].detach())
 
     squares = {name: float(w.detach().square().sum()) for name, w in weights.items()}
     conv, dense, bias = squares["net.0.weight"], squares["net.2.weight"], squares["net.2.bias"]
