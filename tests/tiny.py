@@ -28,6 +28,7 @@ TINY: dict[str, Tiny] = {
     "densenet161": Tiny({"growth_rate": 4, "width": 8, "depths": (2, 1, 2, 1)}, ((64, 48),)),
     "densenet169": Tiny({"growth_rate": 4, "width": 8, "depths": (1, 1, 2, 2)}, ((64, 48),)),
     "densenet201": Tiny({"growth_rate": 4, "width": 8, "depths": (1, 1, 1, 1)}, ((64, 48),)),
+    "layers": Tiny({"chain": "C3x8 same, BN, P2, [C3x8 same]x2, A2, FC32, FC"}),
     "linear": Tiny({}),
     "mlp": Tiny({"hidden": [32]}),
     "mobilenet_v1": Tiny({"width": 0.25}, ((64, 48),)),

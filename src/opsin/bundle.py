@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from opsin import __version__
 from opsin.durable import sync_folder, write_durably, write_json
 from opsin.errors import CheckpointError, ConfigError
+from opsin.layers.layout import channels_last_hint
 from opsin.models import ModelSpec, build
 from opsin.models.builder import build_with
 from opsin.runtimes.torch import TorchRuntime
@@ -245,13 +246,18 @@ def as_sample(image: Any, number: int = 0, reduce_to: int | None = None, spec: I
     if isinstance(image, np.ndarray):
         array = image[:, :, None] if image.ndim == 2 else image
         if array.ndim != 3 or array.shape[2] > 4:
-            raise ConfigError(f"An array must be (H, W) or (H, W, C) with up to 4 channels; got {image.shape}.")
+            first = array.ndim == 3 and array.shape[0] <= 4
+            hint = " This looks like (C, H, W): give image.transpose(1, 2, 0), or a tensor." if first else ""
+            raise ConfigError(f"An array must be (H, W) or (H, W, C) with up to 4 channels; got {image.shape}.{hint}")
         dtype = _number_type(array.dtype.name, name)
         pixels = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1), dtype))
         return Sample(name, _in_range(pixels, name, spec))
     if isinstance(image, Tensor):
         if image.ndim != 3:
             raise ConfigError(f"A tensor must be one picture (C, H, W); got {tuple(image.shape)}.")
+        if image.shape[0] > 4 and image.shape[2] in (1, 3, 4):
+            hint = channels_last_hint(image.shape, image.shape[2], "image.permute(2, 0, 1), or a NumPy array")
+            raise ConfigError(f"A tensor must be one picture (C, H, W); got {tuple(image.shape)}.{hint}")
         dtype = _number_type(str(image.dtype).removeprefix("torch."), name)
         return Sample(name, _in_range(image.to(getattr(torch, dtype)), name, spec))
     raise ConfigError(f"Cannot predict a {type(image).__name__}: give a path, a Pillow image, an array or a tensor.")

@@ -8,12 +8,13 @@ replaced in silence.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model, field_validator
 
 from opsin.durable import write_json
 from opsin.errors import ConfigError, nearest
@@ -86,6 +87,9 @@ class ModelSettings(Settings):
     init: dict[str, str] = {}
     """Initializers by pattern of layers, e.g. `{"*": "he", "head": "normal:0.01"}`: zeros, normal, truncated-normal,
     uniform, xavier, he, orthogonal; by default the network's own."""
+    bias_prior: bool = False
+    """Start the biases of the last layer at the logarithm of each class's share of the training part (of each label's odds),
+    so that the model begins with what it would say without looking. For rare classes."""
 
 
 class StageSettings(Settings):
@@ -155,6 +159,28 @@ class OptimizerSettings(Settings):
     """Decay of the running average of weights that is evaluated and kept; 0 is off."""
 
 
+class RegularizeSettings(Settings):
+    """Penalties on weights, each a loss term of its own, and limits; `l1` with `l2` is the elastic net.
+
+    A number counts for all weights; a mapping says it by pattern of layers or parameters, later patterns winning, e.g.
+    `{"*": 1e-4, "head*": 0}`. Biases and norms are left out unless a pattern ends in their name (`*.bias`).
+    """
+
+    l1: float | dict[str, float] = 0.0
+    """Added to the loss: this times the sum of absolute weights."""
+    l2: float | dict[str, float] = 0.0
+    """Added to the loss: this times the sum of squared weights (optimizer.weight_decay is there beside it)."""
+    max_norm: float | dict[str, float] = 0.0
+    """Largest L2 norm of the weights of each unit or filter, kept after every step; 0 is off."""
+
+    @field_validator("l1", "l2", "max_norm")
+    @classmethod
+    def _not_negative(cls, given: float | dict[str, float]) -> float | dict[str, float]:
+        if not all(0 <= one < math.inf for one in (given.values() if isinstance(given, dict) else [given])):
+            raise ValueError("expected 0 or positive numbers")
+        return given
+
+
 class ScheduleSettings(Settings):
     """How the learning rate changes over the run."""
 
@@ -216,6 +242,7 @@ SECTIONS: dict[str, type[Settings]] = {
     "model": ModelSettings,
     "transfer": TransferSettings,
     "optimizer": OptimizerSettings,
+    "regularize": RegularizeSettings,
     "schedule": ScheduleSettings,
     "run": RunSettings,
 }
@@ -238,6 +265,7 @@ class Recipe:
     model: ModelSettings = ModelSettings()
     transfer: TransferSettings = TransferSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
+    regularize: RegularizeSettings = RegularizeSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     run: RunSettings = RunSettings()
     task: Mapping[str, Any] = field(default_factory=dict)

@@ -287,6 +287,14 @@ class Task(abc.ABC, Generic[S]):
         del features, data, indices
         return None
 
+    def prior(self, data: Any, indices: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        """Logits (K,) that say of every picture the shares of the classes among the samples at `indices`.
+
+        None if the task has no classes. Only the targets of `data` are looked at.
+        """
+        del data, indices
+        return None
+
     # Prediction and judgement -----------------------------------------------------------------------------------------
 
     @abc.abstractmethod

@@ -20,8 +20,11 @@ from opsin.engine.distributed import Processes
 from opsin.engine.events import EpochDone, Event, Stream
 from opsin.engine.loop import Loop, Plan
 from opsin.engine.precision import Precision
+from opsin.engine.regularize import Regularizer
+from opsin.recipe import RegularizeSettings
 
 BATCH, EPOCHS = 4, 2
+REGULARIZE = RegularizeSettings(l1=0.01, l2=0.03, max_norm=0.7)
 
 
 def _optimizers(task: object, model: nn.Module) -> dict[str, torch.optim.Optimizer]:
@@ -32,7 +35,11 @@ def _optimizers(task: object, model: nn.Module) -> dict[str, torch.optim.Optimiz
 
 
 def _train(
-    name: str, processes: Processes | None = None, micro: int | None = None, listener: object = None
+    name: str,
+    processes: Processes | None = None,
+    micro: int | None = None,
+    listener: object = None,
+    regularize: RegularizeSettings | None = None,
 ) -> dict[str, Tensor]:
     task, model, _, x, targets = make(name)
     loader = ToyLoader(task, x, targets, BATCH, processes)
@@ -40,6 +47,7 @@ def _train(
         task, model, _optimizers(task, model), lambda step: 1.0 - 0.1 * step, loader, Plan(EPOCHS, micro_batch=micro),
         precision=Precision("fp64", torch.device("cpu"), False), processes=processes,
         stream=Stream({"one": listener} if listener else {}),
+        regularizer=Regularizer(regularize, model) if regularize else None,
     )  # fmt: skip
     loop.run()
     return model.state_dict()
@@ -95,6 +103,7 @@ def _worker(rank: int, port: int, folder: str) -> None:
         for micro in (None, 1):
             state = _train(name, processes, micro)
             torch.save(state, Path(folder) / f"{name}-{micro}-{rank}.pt")
+    torch.save(_train("heads", processes, 1, regularize=REGULARIZE), Path(folder) / f"regularized-{rank}.pt")
     processes.leave()
 
 
@@ -106,6 +115,9 @@ def test_two_processes_with_unequal_shares_change_nothing(tmp_path: Path) -> Non
             for rank in (0, 1):
                 state = torch.load(tmp_path / f"{name}-{micro}-{rank}.pt", weights_only=True)
                 _same(state, wanted, 1e-9)
+    alone = _train("heads", regularize=REGULARIZE)
+    for rank in (0, 1):
+        _same(torch.load(tmp_path / f"regularized-{rank}.pt", weights_only=True), alone, 1e-9)
 
 
 def test_the_epoch_loss_is_the_mean_over_samples() -> None:

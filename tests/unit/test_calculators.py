@@ -12,8 +12,9 @@ from torch import nn
 
 from opsin.analyze import calculators as calc
 from opsin.analyze.calculators import Field
-from opsin.analyze.chain import evaluate, layers, picture
+from opsin.analyze.chain import evaluate, picture
 from opsin.errors import ConfigError, ShapeError
+from opsin.layers.notation import read_layers
 
 small = st.integers(1, 4)
 
@@ -216,4 +217,4 @@ def test_messages(image, text, error, message):
 def test_unknown_optimizer_and_default_padding():
     with pytest.raises(ConfigError, match=re.escape("Known: none, sgd, momentum, adam")):
         calc.training_memory(1, 1, optimizer="adagrad")
-    assert [layer.padding for layer in layers("C3x8, C3x8 valid, P2", "same")] == ["same", "valid", "valid"]
+    assert [layer.padding for layer in read_layers("C3x8, C3x8 valid, P2", "same")] == ["same", "valid", "valid"]

@@ -9,11 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from opsin.errors import ConfigError, ShapeError
-
-Padding = int | Literal["same", "valid"]
+from opsin.layers.notation import Padding
 
 STATES = {"none": 0, "sgd": 0, "momentum": 1, "adam": 2}
 """Values that an optimizer keeps for each parameter, next to weight and gradient."""

@@ -1,13 +1,6 @@
 """A plain chain of layers in short notation, with its sizes and costs by formula; no network is built.
 
-    C5x32 same     convolution 5x5 with 32 filters (C3x5x32: 3 high, 5 wide), ReLU or not
-    T4x64 s2 p1    transposed convolution
-    P2, A3s2       max and average pooling (stride = kernel unless said)
-    GAP            global average pooling
-    FC1024         dense layer (flattens what comes)
-    BN, LRN, ReLU, drop .4, flatten          [C3x64 same, BN]x2 repeats
-
-Options behind a layer: s2 stride, p1 padding, same, valid, d2 dilation, g2 groups, nobias.
+The notation is that of `opsin.layers.notation`.
 """
 
 from __future__ import annotations
@@ -17,34 +10,12 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 from opsin.analyze import calculators
-from opsin.analyze.calculators import Field, Padding
+from opsin.analyze.calculators import Field
 from opsin.errors import ConfigError, OpsinError, ShapeError
-
-Kind = Literal["conv", "transposed", "max", "average", "global", "dense", "norm", "flatten", "keep"]
-
-_KERNEL = {"C": "conv", "T": "transposed", "P": "max", "A": "average"}
-_PLAIN = {"GAP": "global", "BN": "norm", "FLATTEN": "flatten", "LRN": "keep", "RELU": "keep", "DROP": "keep"}
-_HEAD = re.compile(r"([CT])(\d+)x(\d+)(?:x(\d+))?|([PA])(\d+)(?:x(\d+))?|FC(\d+)|([A-Za-z]+)")
-_OPTION = re.compile(r"([spdg])(\d+)|(same|valid|nobias)")
-_REPEAT = re.compile(r"\[([^\[\]]*)\]x(\d+)")
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer of a chain; `text` is how it was written."""
-
-    text: str
-    kind: Kind
-    kernel: tuple[int, int] = (1, 1)
-    channels: int = 0
-    stride: int = 1
-    padding: Padding = "valid"
-    dilation: int = 1
-    groups: int = 1
-    bias: bool = True
+from opsin.layers.notation import Kind, Layer, Padding, read_layers
 
 
 @dataclass(frozen=True)
@@ -146,17 +117,6 @@ def picture(text: str) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def layers(text: str, padding: Padding = "valid") -> list[Layer]:
-    """Read the short notation; `padding` holds for convolutions that say nothing of it.
-
-    Raises:
-        ConfigError: naming the layer that cannot be read.
-    """
-    while _REPEAT.search(text):
-        text = _REPEAT.sub(lambda found: ", ".join([found[1]] * int(found[2])), text)
-    return [_layer(one.strip(), padding) for one in text.split(",") if one.strip()]
-
-
 def evaluate(image: tuple[int, int, int], chain: Iterable[Layer] | str, padding: Padding = "valid") -> Chain:
     """Sizes and costs of a chain.
 
@@ -170,67 +130,13 @@ def evaluate(image: tuple[int, int, int], chain: Iterable[Layer] | str, padding:
         ConfigError: if the notation cannot be read.
     """
     rows = [Row("input", image, values=math.prod(image))]
-    for number, layer in enumerate(layers(chain, padding) if isinstance(chain, str) else chain, 1):
+    for number, layer in enumerate(read_layers(chain, padding) if isinstance(chain, str) else chain, 1):
         try:
             rows.append(_MAKERS[layer.kind](layer, rows[-1]))
         except OpsinError as error:
             shape = " x ".join(map(str, rows[-1].shape))
             raise ShapeError(f"Layer {number} ('{layer.text}') cannot take {shape}: {error}") from error
     return Chain(tuple(rows))
-
-
-# Reading --------------------------------------------------------------------------------------------------------------
-
-
-def _layer(text: str, padding: Padding) -> Layer:
-    head = _HEAD.match(text)
-    if head is None:
-        raise ConfigError(_unreadable(text))
-    options = text[head.end() :].strip()
-    name = (head[9] or "").upper()
-    if name and name not in _PLAIN:
-        raise ConfigError(_unreadable(text))
-    if name == "DROP" and re.fullmatch(r"\d*\.?\d+", options):
-        return Layer(text, "keep")
-    layer: Layer
-    if head[1]:
-        sides = (int(head[2]), int(head[3] if head[4] else head[2]))
-        layer = Layer(text, _KERNEL[head[1]], sides, int(head[4] or head[3]), padding=padding)  # type: ignore[arg-type]
-        if layer.kind == "transposed" and padding == "same":
-            layer = replace(layer, padding="valid")
-    elif head[5]:
-        sides = (int(head[6]), int(head[7] or head[6]))
-        layer = Layer(text, _KERNEL[head[5]], sides, stride=sides[0])  # type: ignore[arg-type]
-    elif head[8]:
-        layer = Layer(text, "dense", channels=int(head[8]))
-    else:
-        layer = Layer(text, _PLAIN[name])  # type: ignore[arg-type]
-    return _with_options(layer, options)
-
-
-def _with_options(layer: Layer, options: str) -> Layer:
-    position = 0
-    names: dict[str, str] = {"s": "stride", "p": "padding", "d": "dilation", "g": "groups"}
-    for found in _OPTION.finditer(options):
-        if options[position : found.start()].strip():
-            break
-        position = found.end()
-        if found[1]:
-            layer = replace(layer, **{names[found[1]]: int(found[2])})  # type: ignore[arg-type]
-        elif found[3] == "nobias":
-            layer = replace(layer, bias=False)
-        else:
-            layer = replace(layer, padding="same" if found[3] == "same" else "valid")
-    if options[position:].strip():
-        raise ConfigError(_unreadable(layer.text))
-    return layer
-
-
-def _unreadable(text: str) -> str:
-    return (
-        f"'{text}' is no layer. Expected e.g. 'C3x64 same', 'C7x64 s2 p3', 'T4x64 s2 p1', P2, 'P3s2', A7, GAP, FC1024, BN, "
-        f"LRN, ReLU, 'drop .5', flatten, or '[C3x64 same]x2'."
-    )
 
 
 # One layer ------------------------------------------------------------------------------------------------------------
@@ -290,6 +196,8 @@ def _global(layer: Layer, row: Row) -> Row:
 
 
 def _dense(layer: Layer, row: Row) -> Row:
+    if not layer.channels:
+        raise ConfigError("FC alone has as many outputs as there are classes; here say how many, e.g. FC10.")
     inputs = math.prod(row.shape)
     parameters = calculators.dense_parameters(inputs, layer.channels, layer.bias)
     field = replace(row.field, whole=True)
@@ -306,7 +214,8 @@ def _flatten(layer: Layer, row: Row) -> Row:
 
 
 def _keep(layer: Layer, row: Row) -> Row:
-    return Row(layer.text, row.shape, field=row.field)  # done in place, or off in inference
+    slope = 1 if layer.name == "PRELU" else 0
+    return Row(layer.text, row.shape, slope, field=row.field)  # done in place, or off in inference
 
 
 def _made(layer: Layer, shape: tuple[int, ...], field: Field, parameters: int = 0, macs: int = 0) -> Row:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,6 +94,27 @@ def class_weights(data: Dataset, indices: NDArray[np.int64], head: str, k: int, 
     amount = counts if rule == "inverse" else (1 - EFFECTIVE_BETA**counts) / (1 - EFFECTIVE_BETA)
     weights = np.where(seen, 1.0 / np.maximum(amount, 1e-12), 0.0)
     return tuple(float(w) for w in weights / weights.max())
+
+
+def prior_logits(target: NDArray[Any], k: int, weights: Sequence[float] | None = None) -> NDArray[np.float32]:
+    """Logits (K,) that have the lowest loss of all that are the same for every sample.
+
+    Args:
+        target: (N,) classes, -1 where missing, whose logits are log shares; or (N, K) labels, nan where missing, whose
+            logits are log odds.
+        k: K.
+        weights: of the classes in the loss.
+
+    A class or label without a sample, or without a sample that lacks it, is taken to have half a one.
+    """
+    if target.ndim == 1:
+        counts = np.maximum(np.bincount(target[target >= 0], minlength=k), 0.5)
+        counts = counts if weights is None else np.maximum(counts * np.asarray(weights), 1e-6)
+        return np.asarray(np.log(counts / counts.sum()), np.float32)
+    known = np.isfinite(target).sum(0)
+    with_label = np.nansum(target, axis=0)
+    odds = np.maximum(with_label, 0.5) / np.maximum(known - with_label, 0.5)
+    return np.asarray(np.log(odds), np.float32)
 
 
 def class_counts(data: Dataset, indices: NDArray[np.int64]) -> Mapping[str, dict[str, int]]:

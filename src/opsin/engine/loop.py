@@ -34,8 +34,9 @@ from opsin.engine.events import (
 from opsin.engine.nonfinite import explain_nonfinite
 from opsin.engine.optimizers import Average
 from opsin.engine.precision import Precision
+from opsin.engine.regularize import Regularizer
 from opsin.engine.schedules import Schedule
-from opsin.task import Batch, Loss, Task
+from opsin.task import Batch, Loss, Part, Task
 
 
 class Epochs(Protocol):
@@ -139,6 +140,7 @@ class Loop:
         begin_stage: makes the parameters of a stage trainable and gives its optimizers and schedule; those of the first
             stage are given as `optimizers` and `schedule`.
         load_best: gives the weights that `save_best` kept, from which the next stage goes on.
+        regularizer: penalties that join the loss once per step, and limits that hold after it.
         interrupted: asked between steps whether a person or the machine wants to stop.
     """
 
@@ -161,13 +163,14 @@ class Loop:
         average: Average | None = None,
         begin_stage: BeginStage | None = None,
         load_best: Callable[[], Mapping[str, Tensor]] | None = None,
+        regularizer: Regularizer | None = None,
         interrupted: Callable[[], bool] = lambda: False,
         folder: Path | None = None,
         details: Mapping[str, Any] | None = None,
     ) -> None:
         self.task, self.model, self.forward = task, model, forward or model
         self.loader, self.plan = loader, plan
-        self.begin_stage, self.load_best = begin_stage, load_best
+        self.begin_stage, self.load_best, self.regularizer = begin_stage, load_best, regularizer
         self.precision, self.processes = precision, processes or Processes()
         self.stream = stream or Stream({})
         self.validate, self.store, self.save_best, self.average = validate, store, save_best, average
@@ -332,7 +335,18 @@ class Loop:
         if deferred is not None:
             values.update(deferred.finish(self.processes))
         self.processes.sum_gradients(self._trained[phase])
+        if self.regularizer is not None:
+            values.update(self._penalize(self.regularizer, phase))
         return values
+
+    def _penalize(self, regularizer: Regularizer, phase: str) -> dict[str, Tensor]:
+        """Add the gradients of the penalties, which are the same in every process; returns their values."""
+        found = regularizer.penalties(self._trained[phase])
+        if found:
+            total = torch.stack(list(found.values())).sum()
+            (self.precision.scaler.scale(total) if self.precision.scaler else total).backward()  # type: ignore[no-untyped-call]
+            self._remember({name: Part(value, 1.0) for name, value in found.items()})
+        return {name: value.detach() for name, value in found.items()}
 
     def _total(
         self, loss: Loss, counts: Mapping[str, float], deferred: _Deferred | None, values: dict[str, Tensor]
@@ -370,6 +384,8 @@ class Loop:
             scaler.update()
         else:
             optimizer.step()
+        if self.regularizer is not None:
+            self.regularizer.limit(self._trained[phase])
         return norm
 
     def _remember(self, loss: Loss) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from opsin.errors import ConfigError, ShapeError
+from opsin.layers.layout import channels_last_hint
 from opsin.task import ImageSpec
 
 
@@ -48,7 +49,8 @@ class Normalized(nn.Module):
     def normalize(self, images: Tensor) -> Tensor:
         """Pixels (B, C, H, W) of any type to the floats that the network gets; memory layout is kept."""
         if images.ndim != 4 or images.shape[1] != self.channels:
-            raise ShapeError(f"This model takes pictures (B, {self.channels}, H, W); got {tuple(images.shape)}.")
+            hint = channels_last_hint(images.shape, self.channels, "images.permute(0, 3, 1, 2)")
+            raise ShapeError(f"This model takes pictures (B, {self.channels}, H, W); got {tuple(images.shape)}.{hint}")
         scale = 1.0 / ((self.high - self.low) * self.std)  # (C,)
         offset = -(self.low / (self.high - self.low) + self.mean) / self.std  # (C,)
         return images.to(self.mean.dtype) * scale[:, None, None] + offset[:, None, None]

@@ -33,6 +33,7 @@ from opsin.engine.loop import Loop, LoopState, Plan
 from opsin.engine.optimizers import Average
 from opsin.engine.precision import Precision, choose_device
 from opsin.engine.preflight import preflight
+from opsin.engine.regularize import Regularizer
 from opsin.engine.schedules import Schedule, schedule
 from opsin.errors import ConfigError, TrainingError
 from opsin.layers.initializers import initialize
@@ -44,6 +45,7 @@ from opsin.models.weights import load_weights
 from opsin.recipe import Recipe
 from opsin.run.data import RunData
 from opsin.run.folder import RunFolder, differences, environment
+from opsin.run.prior import begin_at_prior
 from opsin.run.starting import Start, class_names, hint, starting_point
 from opsin.run.transferring import Transfer
 from opsin.runtimes.torch import TorchRuntime
@@ -151,6 +153,8 @@ class Trainer:
             self._take_over(network, task)
         elif given.weights == "none" and self.network is None:
             self.start_from += hint(spec.name)
+        if given.bias_prior:
+            begin_at_prior(network, task, self.data.dataset, self._train_indices())
         with seeding.torch_seeded(self.recipe.run.seed, "transfer"):
             self.transfer.adapt(network)
         model = task.assemble(network)
@@ -235,6 +239,7 @@ class Trainer:
         interrupted: Callable[[], bool],
     ) -> Loop:
         run, transfer = self.recipe.run, self.transfer
+        regularizer = Regularizer(self.recipe.regularize, model)
         optimizers = transfer.optimizers(task, model, transfer.largest(model))
         effective = dict(state.get("effective") or self._effective(task, model, train, val, stream, optimizers))
         if self.processes.is_main:
@@ -284,6 +289,7 @@ class Trainer:
             average=Average(model, self.recipe.optimizer.ema) if self.recipe.optimizer.ema else None,
             begin_stage=begin_stage,
             load_best=lambda: read_weights(self.folder.best),
+            regularizer=regularizer,
             interrupted=interrupted,
             folder=self.folder.path,
             details={

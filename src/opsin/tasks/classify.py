@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opsin.data import transforms
-from opsin.data.classes import class_weights, infer_heads, picture_sizes, pixel_statistics, to_spec
+from opsin.data.classes import class_weights, infer_heads, picture_sizes, pixel_statistics, prior_logits, to_spec
 from opsin.data.resize import Interpolation, center_crop, chain, random_resized_crop, resize, resize_center_crop, stack
 from opsin.data.transforms import AugmentSettings
 from opsin.errors import ConfigError, DataError, UnknownName
@@ -304,6 +304,13 @@ class Classify(Task[ClassifySettings]):
         weight, bias = (np.concatenate(parts) for parts in ([f.weight for f in fitted], [f.bias for f in fitted]))
         strengths = ", ".join(f"{one.strength:g}" for one in fitted)
         return weight, bias, f"logistic regression on {features.shape[1]} features, C = {strengths} by cross-validation"
+
+    def prior(self, data: Any, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        parts = [
+            prior_logits(data.targets[head.name][indices], len(head.class_names), head.class_weights)
+            for head in self.settings.heads
+        ]
+        return np.concatenate(parts)
 
     # Prediction and judgement ----------------------------------------------------------------------------------------
 
