@@ -146,11 +146,11 @@ class _MeanPool(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Every cell of a window has a share of what comes out."""
         channels = images.shape[1]
-        pool, pair = self.pool, lambda value: value if isinstance(value, tuple) else (value, value)
-        rows, columns = pair(pool.kernel_size)
+        pool = self.pool
+        rows, columns = _pair(pool.kernel_size)
         kernel = images.new_full((channels, 1, rows, columns), 1 / (rows * columns))
         wanted = pool(images).shape[2:]
-        stride, padding, dilation = pair(pool.stride), pair(pool.padding), pair(pool.dilation)
+        stride, padding, dilation = _pair(pool.stride), _pair(pool.padding), _pair(pool.dilation)
         spare = [
             max(
                 0,
@@ -164,3 +164,7 @@ class _MeanPool(nn.Module):
         ]  # of windows that reach over the end (ceil_mode)
         padded = nn.functional.pad(images, (padding[1], padding[1] + spare[1], padding[0], padding[0] + spare[0]))
         return nn.functional.conv2d(padded, kernel, stride=stride, dilation=dilation, groups=channels)
+
+
+def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])

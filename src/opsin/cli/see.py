@@ -54,8 +54,8 @@ def _neighbors(rows: list[dict[str, Any]], path: Path) -> Any:
 
     table = Table("picture", "layer", "nearest", "cosine")
     for row in rows:
-        first = row["neighbors"][0] if row["neighbors"] else {"id": "none but itself", "cosine": float("nan")}
-        table.add_row(row["picture"], row["layer"], first["id"], f"{first['cosine']:.4f}")
+        for first in row["neighbors"][:1]:
+            table.add_row(row["picture"], row["layer"], first["id"], f"{first['cosine']:.4f}")
     return Group(table, f"Drawn: {path}")
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -38,6 +37,7 @@ class Sheet:
         rows: from top to bottom.
         note: what a reader must know, below the rows.
         side: pixels of a cell; small pictures are enlarged by a whole factor, pixel by pixel, large ones reduced.
+        columns: where a row is broken; 0 for never.
 
     Raises:
         ShapeError: if there is no picture.
@@ -46,14 +46,14 @@ class Sheet:
     rows: tuple[Row, ...]
     note: str = ""
     side: int = 96
-    columns: int = field(default=0)
+    columns: int = 0
 
     def __post_init__(self) -> None:
         if not any(row.cells for row in self.rows):
             raise ShapeError("A sheet without any picture; nothing was found to show.")
 
     def draw(self) -> Image.Image:
-        """The sheet as one RGB picture; rows of more than `columns` cells (0: never) are broken."""
+        """The sheet as one RGB picture."""
         font, lines = ImageFont.load_default(size=_FONT), self._lines()
         text = _FONT + 4
         captions = [
@@ -63,7 +63,8 @@ class Sheet:
         width = max(width, 360)
         notes = _wrapped(self.note, width - 2 * _GAP, font)
         heights = [
-            (text + 2 if row.title else 0) + self.side + count * text + _GAP for row, count in zip(lines, captions)
+            (text + 2 if row.title else 0) + (self.side + count * text if row.cells else 0) + _GAP
+            for row, count in zip(lines, captions)
         ]
         canvas = Image.new("RGB", (width, _GAP + sum(heights) + len(notes) * text + _GAP), _PAPER)
         draw, y = ImageDraw.Draw(canvas), _GAP
@@ -96,7 +97,7 @@ class Sheet:
         for row in self.rows:
             most = self.columns or len(row.cells)
             parts = [row.cells[i : i + most] for i in range(0, len(row.cells), max(most, 1))]
-            found += [Row(row.title if not i else "", part) for i, part in enumerate(parts)]
+            found += [Row(row.title if not i else "", part) for i, part in enumerate(parts or [()])]
         return found
 
 
@@ -127,8 +128,3 @@ def _wrapped(words: str, width: int, font: Font) -> list[str]:
         else:
             lines.append(word)
     return lines
-
-
-def row_of(title: str, cells: Sequence[Cell]) -> Row:
-    """A row from any sequence of cells."""
-    return Row(title, tuple(cells))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,8 +71,13 @@ def patches(
     best, places = _strongest(bundle, data, rows, layer)  # (N, D) each
     wanted = list(channels) or sorted(np.argsort(-best.std(0), kind="stable")[:8].tolist())
     checked_channels(wanted, best.shape[1], layer)
-    tops = {c: heapq.nsmallest(count, range(len(rows)), key=lambda i, c=c: (-best[i, c], i)) for c in wanted}
+    excited = {
+        c: np.flatnonzero(best[:, c] != 0).tolist() for c in wanted
+    }  # 0 is what a rectifier lets through of nothing
+    tops = {c: [excited[c][k] for k in np.argsort(-best[excited[c], c], kind="stable")[:count]] for c in wanted}
     needed = sorted({i for top in tops.values() for i in top})
+    if not needed:
+        raise ConfigError(f"None of the channels {wanted} of '{layer}' responds to any of the {len(rows)} pictures.")
     inputs: dict[int, tuple[Tensor, Geometry]] = {}
     for start, batch in _batches(bundle, data, rows[needed]):
         for k in range(len(batch)):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from opsin.analyze.receptive import as_map
@@ -69,20 +70,21 @@ def ideals(
     bounds = (0.0, 255.0) if spec is None else spec.range
     sample = bundle.task.example_inputs(1)
     shape = (int(sample.shape[1]), *(size or (int(sample.shape[2]), int(sample.shape[3]))))
-    start = sample.new_zeros((1, *shape)).to(next(model.parameters()).device)
+    start = torch.zeros((1, *shape), device=next(model.parameters()).device)
     goals: list[tuple[dict[str, Any], Goal]] = []
     if layer is not None:
-        output = _once(model, layer, start)
+        with _taking(size):
+            output = _once(model, layer, start)
         wanted = list(channels) or list(range(min(16, output.shape[1])))
         checked_channels(wanted, output.shape[1], layer)
         _check_cell(cell, output, layer)
         goals = [({"layer": layer, "channel": c}, _channel(layer, c, cell)) for c in wanted]
     else:
-        with torch.inference_mode(), evaluating(model):
+        with torch.inference_mode(), evaluating(model), _taking(size):
             outputs = as_arrays(model(start))
         for name in class_names:
             aim = bundle.task.aim(outputs, class_name=name, head=head)
-            goals.append(({"class": name, "head": aim.head}, lambda net, x, pick=aim.pick: pick(net(x))))
+            goals.append(({"class": name, "head": aim.head}, _class(aim.pick)))
     rows, cells = [], []
     for named, goal in goals:
         found = maximize(model, goal, shape, bounds, recipe)
@@ -105,6 +107,17 @@ def ideals(
     return rows, Sheet((Row("", tuple(cells)),), note, side=128, columns=COLUMNS)
 
 
+@contextmanager
+def _taking(size: tuple[int, int] | None) -> Iterator[None]:
+    """Say of a size that was asked for, and not of a matrix, that it does not fit."""
+    try:
+        yield
+    except RuntimeError as error:
+        if size is None:
+            raise
+        raise ConfigError(f"This network does not take pictures of {size[0]} x {size[1]}: {error}") from error
+
+
 def _once(model: nn.Module, layer: str, pictures: Tensor) -> Tensor:
     with torch.inference_mode(), evaluating(model), tapped(model, layer) as seen:
         model(pictures)
@@ -119,6 +132,10 @@ def _check_cell(cell: tuple[int, int] | None, output: Tensor, layer: str) -> Non
     if output.ndim != 4 or not (0 <= cell[0] < output.shape[2] and 0 <= cell[1] < output.shape[3]):
         size = f"{output.shape[2]} x {output.shape[3]} cells" if output.ndim == 4 else "no map"
         raise ConfigError(f"Layer '{layer}' has no cell {cell[0]},{cell[1]}; it gives {size}.")
+
+
+def _class(pick: Callable[[Any], Tensor]) -> Goal:
+    return lambda model, pictures: pick(model(pictures))
 
 
 def _channel(layer: str, channel: int, cell: tuple[int, int] | None) -> Goal:
@@ -162,7 +179,8 @@ def filters(bundle: Bundle, layer: str | None = None, *, most: int = 64) -> tupl
             Cell(Image.fromarray(_channels_last(share[k])), f"{k}: {norms[k]:.2g}")
             for k in range(min(most, len(share)))
         ]
-        rows, columns = (Row(f"{name}: filter and its norm", tuple(cells)),), COLUMNS
+        rows: tuple[Row, ...] = (Row(f"{name}: filter and its norm", tuple(cells)),)
+        columns = COLUMNS
     else:
         strongest = weights.flatten(2).norm(dim=2).argsort(dim=1, descending=True, stable=True)[:, :COLUMNS]
         rows = tuple(
@@ -240,7 +258,7 @@ def maps(
             order = strength.argsort(descending=True, stable=True)[:count].tolist()
             signed = bool((values < 0).any())
             share = values / (limit or 1.0)
-            share = (share * 0.5 + 0.5 if signed else share).mul(255).round().to(torch.uint8).numpy()
+            gray = (share * 0.5 + 0.5 if signed else share).mul(255).round().to(torch.uint8).numpy()
             table.append({
                 "layer": layer,
                 "shape": list(values.shape),
@@ -251,10 +269,10 @@ def maps(
             })  # fmt: skip
             low = f"black {-limit:.3g}, gray 0" if signed else "black 0"
             title = f"{layer}: {' x '.join(map(str, values.shape))}; {low}, white {limit:.3g}"
-            shown.append(Row(title, tuple(Cell(Image.fromarray(share[c]), f"channel {c}") for c in order)))
+            shown.append(Row(title, tuple(Cell(Image.fromarray(gray[c]), f"channel {c}") for c in order)))
     if not shown:
         raise ConfigError("No layer of this network keeps a map of the picture.")
     with Image.open(picture) as image:
-        first = Row(picture.name, (Cell(image.convert("RGB"), asked.aim.class_name),))
+        first = Row(picture.name, (Cell(ImageOps.exif_transpose(image).convert("RGB"), asked.aim.class_name),))
     note = "The channels with the largest mean size. All maps of a row have one scale."
     return table, Sheet((first, *shown), note)

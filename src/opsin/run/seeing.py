@@ -89,8 +89,8 @@ def default_layers(bundle: Bundle) -> list[str]:
         if len(last) >= 3:
             break
     order = [name for name, _ in outer if name in last] if len(last) >= 3 else [name for name, _ in outer]
-    places = np.unique(np.linspace(0, len(order) - 1, min(7, len(order))).round().astype(int)) if order else []
-    return [*(order[int(i)] for i in places), HEAD_INPUT]
+    places = np.linspace(0, len(order) - 1, min(7, len(order))).round().astype(int).tolist()
+    return [*(order[i] for i in sorted(set(places))), HEAD_INPUT]
 
 
 # Neighbors ------------------------------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def separation_chart(found: dict[str, Any]) -> str:
         ("nearest neighbors", "#b45309", [row["nearest"]["value"] for row in rows]),
         ("silhouette", "#0f766e", [row["silhouette"] for row in rows]),
     ]
-    low = min(0.0, min(series[2][2]))
+    low = min(0.0, *(float(row["silhouette"]) for row in rows))
 
     def px(i: int) -> float:
         return left + i * (width - left - right) / max(len(rows) - 1, 1)

@@ -7,6 +7,7 @@ whatever lies near a point in the drawing lies near it among the features too.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -124,8 +125,7 @@ def _umap(scores: NDArray[np.float64], dimensions: int, seed: int) -> tuple[NDAr
         raise ConfigError(
             "UMAP needs the package 'umap-learn'. Install it with: pip install umap-learn (or take tsne)."
         )
-    import umap
-
+    umap: Any = import_module("umap")
     neighbors = min(15, len(scores) - 1)
     engine = umap.UMAP(n_components=dimensions, n_neighbors=neighbors, random_state=seed)
     points: NDArray[np.float64] = engine.fit_transform(scores[:, :FIRST_COMPONENTS])
