@@ -114,7 +114,7 @@ def extract(model: nn.Module, batches: Iterable[Batch], layer: str = HEAD_INPUT,
     device = next(model.parameters()).device
     ids: list[str] = []
     parts: list[NDArray[np.float32]] = []
-    with _tapped(model, layer) as seen, evaluating(model), torch.inference_mode():
+    with tapped(model, layer) as seen, evaluating(model), torch.inference_mode():
         for batch in batches:
             seen.clear()
             model(batch.inputs.to(device))
@@ -136,7 +136,13 @@ def _pooled(value: Tensor, pool: Pool) -> Tensor:
 
 
 @contextmanager
-def _tapped(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
+def tapped(model: nn.Module, layer: str) -> Iterator[list[Tensor]]:
+    """What a layer gives, one entry per call of it inside the block.
+
+    Raises:
+        UnknownName: if there is no such layer.
+        ConfigError: if the network has no linear last layer for `head-input`.
+    """
     seen: list[Tensor] = []
     if layer == HEAD_INPUT:
         found = last_layer(model)
