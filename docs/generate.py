@@ -554,7 +554,7 @@ PARTS: dict[str, Callable[..., str]] = {
         listeners,
         events,
         results,
-    )  # fmt: skip
+    )
 }
 
 
