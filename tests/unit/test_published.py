@@ -448,7 +448,7 @@ def test_training_from_published_weights(server: Server, tmp_path: Path, capsys:
     assert tuple(state["task_settings"]["mean"]) == published.find(OURS).mean
     assert state["weights"]["license"] == "bsd-3-clause"
     assert state["weights"]["preprocessing"]
-    assert sorted(state["weights"]["report"]["mismatched"]) == ["fc.bias", "fc.weight"]
+    assert sorted(state["weights"]["report"]["left"]) == ["fc.bias", "fc.weight"]
     record = json.loads((tmp_path / "runs/a/bundle/bundle.json").read_text())
     assert record["license"] == "bsd-3-clause"
     assert record["lineage"]["start"]["from"]["source"] == OURS
@@ -521,3 +521,66 @@ def test_importing_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert not (tmp_path / "x").exists()
     with pytest.raises(ConfigError, match="--accept-license unknown"):
         starting_point(ModelSettings(weights="mine"))
+
+
+def test_every_network_says_what_is_published_for_it() -> None:
+    names = {network: [one.name for one in published.of(network)] for network in published.models}
+    assert names["vgg16"] == ["vgg16.imagenet1k_v1"], "features without a classifier are not offered"
+    assert all(name.startswith("mobilenet_v1.") for name in names["mobilenet_v1"])
+    assert names["mobilenet_v1"]
+    for network in (
+        "alexnet",
+        "densenet121",
+        "googlenet",
+        "inception_v3",
+        "squeezenet1_1",
+        "vit_b_16",
+        "resnext50_32x4d",
+    ):
+        assert f"{network}.imagenet1k_v1" in names[network]
+    assert names["smallnet"] == []
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        "squeezenet1_1",
+        "mobilenet_v3_small",
+        "googlenet",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in (
+                "alexnet",
+                "vgg11_bn",
+                "inception_v3",
+                "mobilenet_v2",
+                "densenet121",
+                "vit_b_32",
+                "resnext50_32x4d",
+            )
+        ),
+    ],
+)
+def test_getting_every_family(server: Server, monkeypatch: pytest.MonkeyPatch, network: str) -> None:
+    """Also those whose published weights need arguments of the builder, or hold auxiliary heads."""
+    extra = {"aux_logits": True, "init_weights": False} if network in ("googlenet", "inception_v3") else {}
+    torch.manual_seed(1)
+    library = torchvision.models.get_model(network, weights=None, **extra).eval()
+    with torch.no_grad():
+        for name, buffer in library.named_buffers():
+            if "running" in name:
+                buffer.uniform_(*((-0.1, 0.1) if "mean" in name else (0.5, 1.5)))
+    data = _saved(library.state_dict())
+    file = f"{network}-{hashlib.sha256(data).hexdigest()[:8]}.pth"
+    server.files[f"models/{file}"] = server.files[f"cdn/models/{file}"] = data
+    weights = torchvision.models.get_model_weights(network).IMAGENET1K_V1
+    monkeypatch.setattr(weights, "_value_", dataclasses.replace(weights.value, url=f"{server.base}/models/{file}"))
+    monkeypatch.setattr(type(weights), "url", property(lambda self: self.value.url), raising=False)
+    bundle = opsin.load(get(f"{network}.imagenet1k_v1", patience=FAST))
+    assert bundle.info["golden"]["difference"] <= 1e-4
+    photo = load_sample_image("flower.jpg")
+    with torch.no_grad():
+        if extra:
+            library.transform_input = True  # as torchvision sets it beside published weights
+        said = library(weights.transforms()(Image.fromarray(photo))[None])[0].softmax(0)
+    assert np.allclose(bundle.predict(photo.copy()).heads[0].scores, said, atol=1e-3)

@@ -319,7 +319,7 @@ def test_only_what_is_wanted_is_restored(net, tmp_path):
     assert all(torch.equal(before[name], t) for name, t in other.state_dict().items() if name not in restored)
     assert set(report.left) == set(before) - restored
     assert not report.complete
-    assert "newly initialized as asked" in report.summary()
+    assert "left newly initialized" in report.summary()
     with pytest.raises(CheckpointError, match="nothing to restore is named 'layer9"):
         load_weights(other, path, only=["layer9.*"])
 

@@ -200,8 +200,8 @@ def _of_torchvision(network: str, kwargs: Mapping[str, Any]) -> Iterator[Publish
         return
     whole, source = _license_of_torchvision()
     for weights in torchvision.models.get_model_weights(entry):
-        if not hasattr(shown := weights.transforms(), "crop_size"):
-            continue
+        if not hasattr(shown := weights.transforms(), "crop_size") or weights.meta.get("categories") is None:
+            continue  # not for pictures of one size, or features without a classifier
         own = weights.meta.get("license")
         yield Published(
             name=f"{network}.{weights.name.lower()}",

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from opsin.errors import ConfigError, UnknownName, nearest
+from opsin.errors import ConfigError, ShapeError, UnknownName, nearest
 from opsin.models import Classified, Feature
 
 FORBIDDEN = ("pretrained", "checkpoint_path", "features_only", "cache_dir", "pretrained_cfg", "pretrained_cfg_overlay")
@@ -60,9 +60,14 @@ class TimmModel(nn.Module):
     def forward_pyramid(self, images: Tensor) -> list[Tensor]:
         """Feature maps as in `feature_info`: (B, channels, H / stride, W / stride); a ViT gives one per block."""
         levels = len(self.feature_info)
-        features: list[Tensor] = self.net.forward_intermediates(  # type: ignore[operator]
-            images, indices=levels, intermediates_only=True, output_fmt="NCHW"
-        )
+        try:
+            features: list[Tensor] = self.net.forward_intermediates(  # type: ignore[operator]
+                images, indices=levels, intermediates_only=True, output_fmt="NCHW"
+            )
+        except AssertionError as error:  # how timm refuses pictures of another size
+            raise ShapeError(
+                f"{type(self.net).__name__} cannot take pictures {tuple(images.shape)}: {error}"
+            ) from error
         return features
 
     def forward(self, images: Tensor) -> Classified:

@@ -91,7 +91,7 @@ class Report:
         if self.mismatched:
             words.append(f"newly initialized because the size differs: {_some(self.mismatched)}")
         if self.left:
-            words.append(f"newly initialized as asked: {_some(self.left)}")
+            words.append(f"left newly initialized: {_some(self.left)}")
         if self.missing:
             words.append(f"newly initialized because the file lacks them: {_some(self.missing)}")
         if self.unexpected:

@@ -84,7 +84,7 @@ class Trainer:
         if recipe.model.weights == "none":
             given = isinstance(network, nn.Module)
             self.start_from = "the weights of the given module" if given else "new weights (no --weights given)"
-        self.transfer = Transfer(recipe)
+        self.transfer = Transfer(recipe, trained=isinstance(network, nn.Module))
         run = recipe.run
         self.device = choose_device(run.device)
         self.processes = Processes.join(self.device.type)

@@ -35,7 +35,9 @@ def transfer_defaults(layers: Sequence[Layer]) -> list[Layer]:
     """The weakest layer of settings, where a transfer plan is chosen."""
     chosen = [layer.values["transfer"] for layer in layers if "transfer" in layer.values]
     plan = next((section["plan"] for section in reversed(chosen) if "plan" in section), "none")
-    return [Layer(f"transfer plan {plan}", DEFAULTS)] if plan != "none" else []
+    if plan == "none" and not any(section.get("stages") for section in chosen):
+        return []
+    return [Layer(f"transfer plan {plan}", DEFAULTS)]
 
 
 class Transfer:
@@ -43,18 +45,19 @@ class Transfer:
 
     Args:
         recipe: of the run.
+        trained: whether the network is a person's own module, which may come with weights.
 
     Raises:
         ConfigError: if the plan needs weights and none are given, or settings contradict each other.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, trained: bool = False) -> None:
         self.recipe, self.settings = recipe, recipe.transfer
         self.on = self.settings.plan != "none" or bool(self.settings.stages)
         self.fits_features = self.on and plans.fits_features(self.settings)
         self.new_head = self.on and self.settings.head != "keep"
         self.judged_first = self.on and (self.fits_features or self.settings.head == "keep")
-        if self.on and recipe.model.weights == "none":
+        if self.on and recipe.model.weights == "none" and not trained:
             raise ConfigError(
                 "There is nothing to transfer: a plan (--transfer) needs weights to start from. Name them: --weights "
                 "NAME|FILE"
