@@ -90,10 +90,10 @@ def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
         )
 
 
-def best_beats_scratch(rows: Sequence[dict[str, Any]]) -> bool:
-    """Whether every plan but at most none is above scratch, and at least one by a significant paired test."""
+def met(rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether a plan that opsin trains is above scratch by a significant paired test."""
     base = rows[0]["accuracy"]["value"]
-    return any(row["p"] is not None and row["p"] < 0.05 and row["accuracy"]["value"] > base for row in rows)
+    return any(row["p"] < 0.05 and row["accuracy"]["value"] > base for row in rows if row["plan"] in PLANS[1:])
 
 
 # Cats and dogs --------------------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def cats_dogs(given: argparse.Namespace, out: Path) -> None:
             "folds": FOLDS,
             "epochs": {"scratch": SCRATCH_EPOCHS, "others": EPOCHS},
             "rows": rows,
-            "met": best_beats_scratch(rows),
+            "met": met(rows),
         },
         f"python benchmarks/transfer.py cats-dogs --donor {Path(given.donor).name} --data {Path(given.data).name}",
     )
@@ -242,7 +242,7 @@ def fashion(given: argparse.Namespace, out: Path) -> None:
             "test": len(test),
             "epochs": {"scratch": SCRATCH_EPOCHS, "others": EPOCHS},
             "draws": draws,
-            "met": all(best_beats_scratch(rows) for rows in draws),
+            "met": all(met(rows) for rows in draws),
         },
         f"python benchmarks/transfer.py fashion --data {Path(given.data).name}",
     )

@@ -98,8 +98,8 @@ class StageSettings(Settings):
     name: str
     """For people."""
     train: str = "all"
-    """What is trained: `head`, `all`, `last:N` (the N last blocks and the head), `from:BLOCK`, or comma-separated patterns of
-    parameter names such as `layer4.*,*.bias`."""
+    """What is trained: `head`, `all`, `bias`, `lora` (with plan lora), `last:N` (the N last blocks and the head), `from:BLOCK`,
+    or comma-separated patterns of parameter names such as `layer4.*,*.bias`."""
     share: float = Field(1.0, gt=0)
     """Share of the run's epochs, beside those of the other stages."""
     rate: float = Field(1.0, gt=0)

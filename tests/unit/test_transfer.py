@@ -16,6 +16,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 import opsin
 from opsin.bundle import Bundle
 from opsin.data.loader import EvalLoader
+from opsin.engine.checkpoint import Store
 from opsin.engine.events import Event, StageStarted, StepDone
 from opsin.errors import ConfigError, UnknownName
 from opsin.layers import lora
@@ -24,6 +25,7 @@ from opsin.models.blocks import HEAD, blocks_of, choose
 from opsin.models.fitted.probes import PROBES, fit_labels, fit_logistic, probe
 from opsin.models.weights import save_safetensors
 from opsin.recipe import StageSettings, TransferSettings
+from opsin.run.featuring import probe_data
 from opsin.seeding import torch_seeded
 from opsin.transfer import bottleneck, plans
 from opsin.transfer.features import extract, last_layer, layers
@@ -167,6 +169,9 @@ def test_plans_train_what_they_say(tmp_path, plan):
     seen: list[Event] = []
     run = opsin.train("classify", epochs=2, callbacks=[seen.append], **given)
     start, end = opsin.models.weights.read_weights(given["model"]["weights"])[0], state(run.bundle)
+    if plan == "staged":  # the best weights may be those of the first stage
+        last = Store(run.folder.checkpoints).load()[0]
+        end = {name.removeprefix("model.net."): t for name, t in last.items() if name.startswith("model.net.")}
     changed = {n for n, t in start.items() if n in end and t.shape == end[n].shape and not torch.equal(t, end[n])}
     trunk = {n for n in changed if not n.startswith("head.") and "num_batches" not in n}
     statistics = {n for n in trunk if "running" in n}
@@ -312,6 +317,29 @@ def test_missing_labels_absent_classes_and_labels_in_any_number():
     assert (said == np.stack([(y == 0), (y == 1)], 1)).mean() > 0.98
 
 
+def test_few_rows_single_rows_and_none():
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(31, 5)) + 0.0
+    y = np.array([0] * 15 + [1] * 15 + [2])
+    x[y == 1] += 4
+    head = fit_logistic(x, y, 3)
+    assert head.strength != 1e-2, "one class of a single picture does not turn the choice off"
+    assert fit_logistic(x, np.full(31, -1), 3).bias.tolist() == [-30.0] * 3
+    with pytest.raises(ConfigError, match="not finite"):
+        fit_logistic(np.where(x > 4, np.inf, x), y, 3)
+    for name in PROBES:
+        probe(name, x[[0, 20]], np.array([0, 1]), x[:3])
+
+
+def test_probes_leave_the_sealed_part_alone(tmp_path):
+    run = opsin.train("classify", **settings(tmp_path, plan="head"))
+    data = opsin.load_data(tmp_path / "data")
+    found = probe_data(run.bundle, data, ["nearest"])
+    assert found["left_out"] == len(run.data.indices("test")) > 0
+    assert found["samples"] == 30 - found["left_out"]
+    assert probe_data(run.bundle, data, ["nearest"], all_parts=True)["samples"] == 30
+
+
 @pytest.mark.parametrize("name", PROBES)
 def test_every_probe_learns_what_can_be_learned(name):
     rng = np.random.default_rng(3)
@@ -396,6 +424,11 @@ def test_a_stale_cache_is_impossible(tmp_path, monkeypatch):
     other = type(task)(task.settings.model_copy(update={"image_size": (20, 20)}))
     assert not look(task=other).hit
     assert look(task=type(task)(task.settings.model_copy(update={"label_smoothing": 0.5}))).hit
+    # what a module keeps besides weights
+    pool_of = model.net.stages[0].entry[1]
+    pool_of.ceil_mode = True
+    assert not look().hit
+    pool_of.ceil_mode = False
     # layer, pool, samples
     assert not look(layer="stages.1").hit
     assert not look(layer="stages.1", pool="max").hit
@@ -474,8 +507,23 @@ def test_a_head_of_other_classes_is_not_taken_over(tmp_path):
     assert not torch.equal(state(other.bundle)["head.weight"], state(first.bundle)["head.weight"])
     assert torch.equal(state(other.bundle)["stem.0.weight"], state(first.bundle)["stem.0.weight"])
     assert other.state["weights"]["report"]["left"] == ["head.bias", "head.weight"]
-    kept = opsin.train("classify", out=tmp_path / "kept", **{**common, "transfer": {"plan": "head", "head": "keep"}})
-    assert torch.equal(state(kept.bundle)["head.weight"], state(first.bundle)["head.weight"])
+    common["data"] = given["data"]
+    kept = {**common, "transfer": {"plan": "full", "head": "keep"}, "optimizer": {"lr": 1e-12}}
+    run = opsin.train("classify", epochs=1, out=tmp_path / "kept", **kept)
+    assert torch.allclose(state(run.bundle)["head.weight"], state(first.bundle)["head.weight"])
+
+
+def test_a_head_of_other_classes_cannot_be_kept(tmp_path):
+    given = settings(tmp_path)
+    given["model"] = NET
+    first = opsin.train("classify", epochs=0, out=tmp_path / "first", **given)
+    pictures(tmp_path / "others")
+    for folder in list((tmp_path / "others").iterdir()):
+        folder.rename(folder.with_name(folder.name.replace("class", "kind")))
+    common = {**given, "model": {**NET, "weights": str(first.path)}, "transfer": {"plan": "head", "head": "keep"}}
+    common["data"] = {**given["data"], "path": str(tmp_path / "others")}
+    with pytest.raises(ConfigError, match=r"for other classes \(class-0, class-1.*have kind-0"):
+        opsin.train("classify", epochs=1, **common)
 
 
 def test_a_head_that_is_not_there_cannot_be_kept(tmp_path):

@@ -29,6 +29,10 @@ def command(
             help="Say how much the features know of labeled data: all, or names such as logistic,rbf-svm,nearest."
         ),
     ] = None,
+    all_parts: Annotated[
+        bool,
+        typer.Option("--all-parts", help="With --probe: take the test part too, because it will not be judged by."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Features of pictures by any layer of a model, as a file; probes on them.
@@ -38,7 +42,7 @@ def command(
     """
     from opsin.errors import ConfigError
     from opsin.run import load
-    from opsin.run.featuring import extract_files, layer_table, probe_data, save
+    from opsin.run.featuring import check_name, extract_files, layer_table, probe_data, save
 
     bundle = load(run)
     if layers:
@@ -57,16 +61,18 @@ def command(
         if len(inputs) > 1:
             raise ConfigError("--probe takes one labeled data set.")
         names = list(PROBES) if probe == "all" else probe.split(",")
-        result = probe_data(bundle, load_data(inputs[0]), names, layer=layer, pool=how)
+        result = probe_data(bundle, load_data(inputs[0]), names, layer=layer, pool=how, all_parts=all_parts)
         emit(result, json, lambda: _probes(result))
         return
+    if out is not None:
+        check_name(Path(out))
     found = extract_files(bundle, inputs, layer=layer, pool=how)
     if out is not None:
         save(found, Path(out))
     shape = list(found.values.shape)
     values = {"layer": layer, "pool": pool, "samples": shape[0], "shape": shape[1:], "out": out}
     if out is None:
-        values["features"] = {name: row.tolist() for name, row in zip(found.ids, found.values)}
+        values["features"] = [{"id": name, "values": row.tolist()} for name, row in zip(found.ids, found.values)]
     words = f"{shape[0]} pictures, {' x '.join(map(str, shape[1:]))} numbers each, from layer {layer}"
     emit(values, json, lambda: f"{words}: {out}" if out else f"{words}. Keep them with --out NAME.npz or .csv.")
 
@@ -83,8 +89,9 @@ def _layers(table: list[dict[str, Any]]) -> Any:
 def _probes(found: dict[str, Any]) -> Any:
     from rich.table import Table
 
+    left = f" ({found['left_out']} of the test part left out)" if found["left_out"] else ""
     title = (
-        f"{found['data']}: {found['samples']} pictures, {found['classes']} classes, {found['width']} features of layer "
+        f"{found['data']}: {found['samples']} pictures{left}, {found['classes']} classes, {found['width']} features of layer "
         f"{found['layer']}; out of fold; the largest class is {found['largest_class']:.1%}"
     )
     table = Table(title=title, title_justify="left")

@@ -6,6 +6,7 @@ Nothing looks at the test part.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,18 +83,25 @@ def advise(
 
     Raises:
         ConfigError: for fewer than two plans, or without weights to start from.
+        KeyboardInterrupt: if a plan was interrupted; its run can be resumed.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("The advisor and several processes cannot be used together.")
     if len(plans) < 2:
         raise ConfigError("The advisor compares plans: name two or more.")
     recipe = new_recipe(task, layers)
     if recipe.model.weights == "none":
         raise ConfigError("There is nothing to transfer: name weights with --weights NAME|FILE.")
+    if recipe.transfer.stages or recipe.transfer.head == "keep":
+        raise ConfigError("The advisor compares plans as they are: leave transfer.stages and transfer.head out.")
     folder = new_folder(out, task, Path(recipe.data.path or "data").resolve().name)
     runs = []
     for plan in plans:
         own = [_without_length(layer) for layer in layers] if plan == "head" else list(layers)
         given = [*own, Layer(f"plan {plan} of the advisor", {"transfer": {"plan": plan}})]
         runs.append(start(task, given, out=folder.path / plan, quiet=quiet, progress=progress))
+        if runs[-1].state.get("status") == "interrupted":
+            raise KeyboardInterrupt
     found = compare(runs, split="val")
     table = [
         {"plan": plan, "run": one["run"], "metric": one["metric"], "seconds": one["seconds"]}

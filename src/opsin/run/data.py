@@ -16,7 +16,7 @@ from opsin.data.dataset import PARTS, Dataset
 from opsin.data.formats import load_data
 from opsin.data.splits import Split, SplitFile, make_split
 from opsin.errors import ConfigError, DataError
-from opsin.recipe import DataSettings, Recipe
+from opsin.recipe import DataSettings, Recipe, SplitSettings
 from opsin.run.folder import RunFolder, find_run
 
 Progress = Callable[[int, int], None]
@@ -92,6 +92,19 @@ def open_data(settings: DataSettings, *, given: Dataset | None = None, progress:
     if settings.split.earlier is not None:
         earlier = SplitFile.from_json(find_run(settings.split.earlier).read("data.json")["split"])
     return RunData(dataset, make_split(dataset, settings.split, earlier), skipped)
+
+
+def unsealed(dataset: Dataset) -> NDArray[np.int64]:
+    """Positions of the samples that may be looked at before a model is chosen: all but the test part.
+
+    The test part is the one that the data come with, or that training would make by default; none where the data are too
+    few to be split.
+    """
+    try:
+        split = make_split(dataset, SplitSettings())
+    except (ConfigError, DataError):
+        return np.arange(len(dataset))
+    return np.sort(np.concatenate([split.indices("train"), split.indices("val")])).astype(np.int64)
 
 
 def continued(recipe: Recipe) -> Recipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from opsin.durable import write_durably
 from opsin.errors import ConfigError, DataError
 from opsin.metrics.intervals import wilson
 from opsin.models.fitted.probes import PROBES, probe
+from opsin.run.data import unsealed
 from opsin.run.predicting import pictures_at
 from opsin.seeding import numpy_generator
 from opsin.transfer import features
@@ -60,18 +62,26 @@ def layer_table(bundle: Bundle) -> list[dict[str, Any]]:
     return [{"layer": name, "shape": list(shape)} for name, shape in found]
 
 
-def save(found: Features, path: Path) -> None:
-    """Write features as `.npz` (arrays `ids` and `features`) or `.csv` (one line per picture).
+def check_name(path: Path) -> None:
+    """See that features can be written to a path.
 
     Raises:
-        ConfigError: if the file exists, its kind is unknown, or maps should go into a table.
+        ConfigError: if the file exists, or its kind is unknown.
     """
     if path.exists():
         raise ConfigError(f"--out {path} exists already; give another name, or remove it.")
     if path.suffix not in FORMATS:
         raise ConfigError(f"--out {path}: expected a name that ends in {' or '.join(FORMATS)}.")
+
+
+def save(found: Features, path: Path) -> None:
+    """Write features as `.npz` (arrays `ids` and `features`) or `.csv` (one line per picture).
+
+    Raises:
+        ConfigError: as `check_name`, or if maps should go into a table.
+    """
+    check_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    import io
 
     if path.suffix == ".npz":
         buffer = io.BytesIO()
@@ -96,16 +106,20 @@ def probe_data(
     *,
     layer: str = HEAD_INPUT,
     pool: Pool = "mean",
+    all_parts: bool = False,
 ) -> dict[str, Any]:
     """How well simple classifiers on a layer's features answer a labeled data set, out of fold.
 
     Every picture is answered once, by a probe that has not seen it; what a probe chooses is chosen inside the other folds.
+    The test part that the data come with, or that training would seal by default, is left out: networks and layers are
+    chosen by these numbers.
 
     Args:
         bundle: the model; its own classes do not matter.
         dataset: with one head of exclusive classes.
         names: probes, of `opsin.models.fitted.probes.PROBES`.
         layer, pool: where the features are taken.
+        all_parts: take every picture, because none of these will be judged by.
 
     Returns:
         JSON values: one entry per probe with accuracy, its 95 % interval and seconds; the share of the largest class.
@@ -118,7 +132,8 @@ def probe_data(
     if not heads:
         raise DataError(f"{dataset.name} has no exclusive classes to probe.")
     labels = dataset.targets[heads[0].name]
-    chosen = np.flatnonzero(labels >= 0)
+    open_to_all = np.arange(len(dataset)) if all_parts else unsealed(dataset)
+    chosen = open_to_all[labels[open_to_all] >= 0]
     labels = labels[chosen].astype(np.int64)
     counts = np.bincount(labels)
     if len(counts[counts > 0]) < 2 or counts[counts > 0].min() < 2:
@@ -138,6 +153,7 @@ def probe_data(
     return {
         "data": dataset.name,
         "samples": len(labels),
+        "left_out": len(dataset) - len(open_to_all),
         "classes": len(counts),
         "layer": layer,
         "width": int(x.shape[1]),

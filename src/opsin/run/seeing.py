@@ -18,6 +18,7 @@ from opsin.errors import ConfigError, DataError
 from opsin.metrics.intervals import wilson
 from opsin.report.svg import clean
 from opsin.results.sheet import Cell, Row, Sheet
+from opsin.run.data import unsealed
 from opsin.run.featuring import FOLDS, deal_folds, layer_table, out_of_fold
 from opsin.run.predicting import pictures_at
 from opsin.seeding import numpy_generator
@@ -177,7 +178,7 @@ def separation(
 
     Accuracy of nearest neighbors and logistic regression is out of fold: what answers for a picture has not seen it, and
     what it chooses was chosen inside the other folds. The silhouette (Rousseeuw 1987) is -1 to 1, of features whose
-    columns have unit variance.
+    columns have unit variance. The test part, as the data come with it or as training would seal it, is left out.
 
     Args:
         bundle: the model; its own classes do not matter.
@@ -196,7 +197,8 @@ def separation(
     known = single_labels(data)
     if known is None:
         raise DataError(f"{data.name} has no exclusive classes to tell apart.")
-    labeled = np.flatnonzero(known[0] >= 0)
+    sight = unsealed(data)  # layers are chosen by these numbers
+    labeled = sight[known[0][sight] >= 0]
     rows = labeled[chosen_rows(len(labeled), limit, seed)]
     labels = known[0][rows]
     counts = np.bincount(labels)

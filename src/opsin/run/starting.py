@@ -23,6 +23,7 @@ from opsin.run.fetching import fetched
 from opsin.run.folder import find_run
 
 FLAG = "--accept-license"
+PREPARING = ("mean", "std", "channels", "crop_share", "interpolation")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Start:
         license: as its record or the file says; `unknown` when neither does.
         lineage: where they come from, for run.json and the bundle.
         model: the network that they were made for, as in bundle.json; None for a bare file.
-        preprocessing: settings `mean`, `std` and `channels` of the pictures they were trained on.
+        preprocessing: settings of the pictures they were trained on: `mean`, `std`, `channels`, `crop_share`, `interpolation`.
         classes: class names of each head; None where they are not known.
     """
 
@@ -50,7 +51,7 @@ class Start:
         wanted = self.preprocessing.get("channels")
         if wanted != channels and (wanted, channels) != (3, 1):
             return {}
-        return {name: self.preprocessing[name] for name in ("mean", "std", "channels")}
+        return dict(self.preprocessing)
 
     def spec(self, given: ModelSettings, facts: Mapping[str, Any]) -> ModelSpec:
         """The network to build: the one asked for, or (`auto`) the one that the weights were made for."""
@@ -127,7 +128,7 @@ def _of_bundle(folder: Path, source: str) -> Start:
         file, checksum = folder / record["weights"]["file"], record["weights"]["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / 'bundle.json'} is damaged ({type(error).__name__}: {error}).") from error
-    preprocessing = {name: settings[name] for name in ("mean", "std", "channels") if name in settings}
+    preprocessing = {name: settings[name] for name in PREPARING if name in settings}
     lineage = {"source": source, "sha256": checksum, "from": record.get("lineage", {})}
     classes = class_names(settings)
     return Start(file, record.get("license") or licenses.UNKNOWN, lineage, model, preprocessing, classes)

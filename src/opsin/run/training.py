@@ -101,9 +101,14 @@ class Trainer:
             with _interruptible() as interrupted:
                 if self.data.skipped:
                     stream(Warned("skipped", _skipped(self.data.skipped)))
+                self.transfer.check(task, model)
+                fitting = 0.0
                 if not Store(self.folder.checkpoints).list():
-                    self.transfer.fit_head(task, model, self.data.dataset, self._train_indices(), stream)
+                    if self.processes.is_main:
+                        fitting = self.transfer.fit_head(task, model, self.data.dataset, self._train_indices(), stream)
+                    self.processes.share(model)
                 loop = self._loop(task, spec, model, train, val, stream, state, interrupted)
+                loop.state.seconds = fitting
                 if resume:
                     self._warn_about_other_bits(stream)
                     loop.resume()
@@ -135,7 +140,8 @@ class Trainer:
         if "task_settings" in state:
             return kind(kind.settings_type.model_validate(state["task_settings"]))  # type: ignore[no-any-return]
         channels = self.data.dataset.spec.channels
-        brought = {} if self._start is None else self._start.settings({2: 4}.get(channels, channels))
+        wanted = self.recipe.task.get("channels", {2: 4}.get(channels, channels))
+        brought = {} if self._start is None else self._start.settings(wanted)
         return kind(kind.infer(self.data.dataset, self.data.indices("train"), {**brought, **self.recipe.task}))  # type: ignore[no-any-return]
 
     def _model(self, task: Task[Any], state: Mapping[str, Any]) -> tuple[ModelSpec, nn.Module]:
@@ -169,6 +175,11 @@ class Trainer:
             return
         settings, given = task.settings.model_dump(), self.recipe.model
         others = start.classes is not None and start.classes != class_names(settings)
+        if others and self.transfer.keeps_head:
+            raise ConfigError(
+                f"transfer.head = 'keep', but the head of the weights is for other classes ({_some(start.classes)}; these data "
+                f"have {_some(class_names(settings))}). Leave it out to begin with a new head."
+            )
         report = load_weights(
             network,
             start.file,
@@ -366,6 +377,12 @@ class Trainer:
         if changed:
             stream(Warned("other-machine", f"Resuming where the last bits may differ: {'; '.join(changed)}."))
 
+    def _license(self, started: Mapping[str, Any]) -> str:
+        """What weights were trained from nothing belong to who trained them; a given module may come with anybody's."""
+        if self.recipe.model.weights != "none":
+            return str(started.get("license", UNKNOWN))
+        return UNKNOWN if isinstance(self.network, nn.Module) else OWN
+
     # The end ---------------------------------------------------------------------------------------------------------
 
     def _finish(
@@ -390,7 +407,7 @@ class Trainer:
         train_metrics = values(task, train_rows)  # judged by the same rule as the other parts
         started = self.folder.read("run.json").get("weights", {})
         info = {
-            "license": OWN if self.recipe.model.weights == "none" else started.get("license", UNKNOWN),
+            "license": self._license(started),
             "lineage": {
                 "data": self.data.dataset.name,
                 "fingerprint": self.data.dataset.fingerprint,
@@ -415,6 +432,11 @@ class Trainer:
             stopped=state.stopped or "done",
             parameters=sum(p.numel() for p in model.parameters()),
         )
+
+
+def _some(heads: Any) -> str:
+    names = [name for head in heads or () for name in head]
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
 def _judged(precision: str) -> str:

@@ -56,13 +56,19 @@ class Transfer:
         self.on = self.settings.plan != "none" or bool(self.settings.stages)
         self.fits_features = self.on and plans.fits_features(self.settings)
         self.new_head = self.on and self.settings.head != "keep"
+        self.keeps_head = self.on and self.settings.head == "keep"
         self.judged_first = self.on and (self.fits_features or self.settings.head == "keep")
+        if self.on and recipe.model.bias_prior and (self.fits_features or self.keeps_head):
+            raise ConfigError("model.bias_prior and this plan both set the head's bias. Leave model.bias_prior out.")
         if self.on and recipe.model.weights == "none" and not trained:
             raise ConfigError(
                 "There is nothing to transfer: a plan (--transfer) needs weights to start from. Name them: --weights "
                 "NAME|FILE"
             )
-        if self.on and not plans.stages_of(self.settings) and {"run.epochs", "run.minutes"} & set(recipe.sources):
+        typed = {recipe.sources.get(key, "recipe").partition(" ")[0] for key in ("run.epochs", "run.minutes")} - {
+            "recipe"
+        }
+        if self.on and not plans.stages_of(self.settings) and typed:
             raise ConfigError(
                 "The plan 'head' fits the last layer to features that are computed once, and takes no epochs. Leave "
                 "--epochs and --minutes out, or train it in steps with augmentation: transfer.head=steps"
@@ -122,20 +128,15 @@ class Transfer:
 
     def fit_head(
         self, task: Task[Any], model: nn.Module, dataset: Dataset, indices: NDArray[np.int64], stream: Stream
-    ) -> None:
-        """Fit the last layer to the features of the training pictures, where the plan begins so.
+    ) -> float:
+        """Fit the last layer to the features of the training pictures, where the plan begins so; returns the seconds.
 
         Raises:
-            ConfigError: if the network's last layer is not linear, or the task has no such fit.
+            ConfigError: if the task has no such fit.
         """
         if not self.fits_features:
-            return
-        started, found = time.monotonic(), last_layer(model)
-        if found is None:
-            raise ConfigError(
-                "The last layer of this network is not linear, so it cannot be fitted to features. Train it in steps: "
-                "transfer.head=steps"
-            )
+            return 0.0
+        started, found = time.monotonic(), self._last_layer(model)
         cached = features_of(task, model, dataset, indices)
         fitted = task.fit_head(cached.features.values, dataset, indices)
         if fitted is None:
@@ -144,12 +145,35 @@ class Transfer:
             )
         weight, bias, words = fitted
         with torch.no_grad():
-            found[1].weight.copy_(torch.from_numpy(weight))
-            if found[1].bias is not None:
-                found[1].bias.copy_(torch.from_numpy(bias))
+            found.weight.copy_(torch.from_numpy(weight))
+            found.bias.copy_(torch.from_numpy(bias))
         source = "from the cache" if cached.hit else "computed"
-        text = f"{words}; features {source}, {time.monotonic() - started:.1f} s"
+        seconds = time.monotonic() - started
+        text = f"{words}; features {source}, {seconds:.1f} s"
         stream(Noted("head-fitted", f"The last layer was fitted: {text}."))
+
+        return seconds
+
+    def check(self, task: Task[Any], model: nn.Module) -> None:
+        """Find what is wrong with a plan before anything dear is computed.
+
+        Raises:
+            ConfigError: if a stage names what is not there, or the last layer cannot be fitted to features.
+        """
+        for stage in range(len(self.stages(model, 1))):
+            self.optimizers(task, model, stage)
+        if self.fits_features:
+            self._last_layer(model)
+
+    @staticmethod
+    def _last_layer(model: nn.Module) -> nn.Linear:
+        found = last_layer(model)
+        if found is None or found[1].bias is None:
+            raise ConfigError(
+                "The answers of this network do not come from one last linear layer with a bias, so it cannot be fitted to "
+                "features. Train it in steps: transfer.head=steps"
+            )
+        return found[1]
 
     def finish(self, model: nn.Module) -> None:
         """Leave the model as any other: changes merged into the weights, modules following train() and eval()."""

@@ -11,9 +11,12 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,10 @@ from opsin.models.weights import head_of
 from opsin.task import Task
 from opsin.transfer.features import HEAD_INPUT, Features, Pool, extract
 
+LIBRARIES = ("torch", "torchvision", "timm", "pillow", "simplejpeg")  # that decode pictures and run networks
 LIMIT_BYTES = 4 * 2**30  # of all files together; the ones not read for longest go first
+
+_log = logging.getLogger("opsin")
 
 
 @dataclass(frozen=True)
@@ -80,9 +86,12 @@ def features_of(
         found = extract(model, loader, layer, pool)
     finally:
         loader.close()
-    folder.mkdir(parents=True, exist_ok=True)
-    write_durably(path, dump_arrays({"values": np.ascontiguousarray(found.values)}))
-    _prune(folder, keep=path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_durably(path, dump_arrays({"values": np.ascontiguousarray(found.values)}))
+        _prune(folder, keep=path)
+    except OSError as error:  # what was computed is good without a cache too
+        _log.warning("Features could not be kept in %s: %s.", folder, error)
     return Cached(found, False, path)
 
 
@@ -90,14 +99,15 @@ def key(task: Task[Any], model: nn.Module, dataset: Dataset, indices: NDArray[np
     """SHA-256 of everything that features follow from, in hex."""
     digest = hashlib.sha256()
     facts = {
-        "versions": [__version__, torch.__version__],
+        "versions": [__version__, *(f"{name} {version(name)}" for name in LIBRARIES)],
         "input": task.input_settings(),
+        "spec": dataset.spec._asdict(),
         "layer": layer,
         "pool": pool,
-        "structure": str(model),
+        "structure": [(name, type(module).__qualname__, _plain(module)) for name, module in model.named_modules()],
     }
     digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
-    for code in sorted(_own_code(model)):
+    for code in sorted(_own_code([task, *model.modules()])):
         digest.update(code)
     after = head_of(model) if layer == HEAD_INPUT else set()  # what comes after the tapped layer does not matter
     for name, tensor in model.state_dict().items():
@@ -109,9 +119,17 @@ def key(task: Task[Any], model: nn.Module, dataset: Dataset, indices: NDArray[np
     return digest.hexdigest()
 
 
-def _own_code(model: nn.Module) -> set[bytes]:
+def _plain(module: nn.Module) -> list[tuple[str, Any]]:
+    """What a module keeps besides weights: strides, numbers of heads, rates."""
+    kept = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
+    return sorted(
+        (name, repr(value)) for name, value in kept.items() if isinstance(value, int | float | str | tuple | list)
+    )
+
+
+def _own_code(things: Iterable[Any]) -> set[bytes]:
     """Source of a person's own modules; that of libraries is told apart by their versions."""
-    kinds = {type(module) for module in model.modules()}
+    kinds = {type(thing) for thing in things}
     own = [kind for kind in kinds if kind.__module__.partition(".")[0] not in ("torch", "opsin", "timm", "torchvision")]
     found = set()
     for kind in own:
@@ -143,15 +161,19 @@ def _read(path: Path) -> NDArray[np.float32] | None:
         values: Mapping[str, NDArray[Any]] = load_arrays(path.read_bytes())
     except (OSError, SafetensorError):
         return None
-    path.touch()
+    with suppress(OSError):  # a cache that may only be read
+        path.touch()
     return values.get("values")
 
 
 def _prune(folder: Path, keep: Path) -> None:
     """Remove the files that were not read for longest, until the rest is small enough."""
-    files = sorted(folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime, reverse=True)
+    found = []
+    for file in folder.glob("*.safetensors"):
+        with suppress(FileNotFoundError):  # another process was faster
+            found.append((file.stat().st_mtime, file.stat().st_size, file))
     whole = 0
-    for file in files:
-        whole += file.stat().st_size
+    for _, size, file in sorted(found, key=lambda one: one[0], reverse=True):
+        whole += size
         if whole > LIMIT_BYTES and file != keep:
             file.unlink(missing_ok=True)

@@ -112,6 +112,7 @@ def extract(model: nn.Module, batches: Iterable[Batch], layer: str = HEAD_INPUT,
         ConfigError: if the layer gives no tensor, or the network has no linear last layer for `head-input`.
     """
     device = next(model.parameters()).device
+    interleaved = any(getattr(module, "output_fmt", None) == "NHWC" for module in model.modules())
     ids: list[str] = []
     parts: list[NDArray[np.float32]] = []
     with tapped(model, layer) as seen, evaluating(model), torch.inference_mode():
@@ -122,13 +123,15 @@ def extract(model: nn.Module, batches: Iterable[Batch], layer: str = HEAD_INPUT,
                 raise ConfigError(
                     f"Layer '{layer}' was not used in the forward pass, or gives no tensor; choose another."
                 )
-            parts.append(_pooled(seen[-1], pool).float().cpu().numpy())
+            parts.append(_pooled(seen[-1], pool, interleaved).float().cpu().numpy())
             ids += batch.ids
     values = np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
     return Features(tuple(ids), values, layer)
 
 
-def _pooled(value: Tensor, pool: Pool) -> Tensor:
+def _pooled(value: Tensor, pool: Pool, interleaved: bool) -> Tensor:
+    if value.ndim == 4 and interleaved:
+        value = value.permute(0, 3, 1, 2)  # (B, H, W, C) of timm's Swin and its relatives
     if pool == "none" or value.ndim == 2:
         return value
     positions = tuple(range(2, value.ndim)) if value.ndim == 4 else (1,)  # (B, C, H, W), or tokens (B, N, C)

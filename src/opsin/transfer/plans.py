@@ -48,7 +48,7 @@ def stages_of(settings: TransferSettings) -> tuple[StageSettings, ...]:
     fitted = fits_features(settings) or settings.head == "keep"
     first = () if fitted else (StageSettings(name="head", train=HEAD),)
     if settings.plan == "head":
-        return first
+        return () if fits_features(settings) else (StageSettings(name="head", train=HEAD),)
     if settings.plan == "staged":
         top = StageSettings(name="top", train=f"last:{settings.top}", share=1.0)
         return (*first, top, StageSettings(name="all", train="all", share=2.0, rate=_LATER))
@@ -93,7 +93,7 @@ def prepared(model: nn.Module, settings: TransferSettings, stage: StageSettings)
     for depth, block in enumerate(reversed(blocks)):
         for name in block.parameters:
             if name in chosen:
-                low = stage.train in ("lora", "bias")  # new parameters, or few: the head's rate
+                low = stage.train in ("lora", "bias")  # new parameters, or few, may move at the full rate
                 rates[name] = stage.rate * (1.0 if low else settings.trunk_rate * settings.layer_decay**depth)
     touched = [block.name for block in blocks_of(model) if chosen & set(block.parameters)]
     sizes = {name: p.numel() for name, p in model.named_parameters()}
@@ -108,6 +108,8 @@ def _chosen(model: nn.Module, words: str) -> tuple[str, ...]:
         changes = tuple(
             n for n, _ in model.named_parameters() if ".parametrizations." in f".{n}" and not n.endswith("original")
         )
+        if not changes:
+            raise ConfigError("train = 'lora' needs the low-rank changes that transfer.plan=lora makes.")
         return (*changes, *head)
     if words == "bias":
         flat = tuple(name for name, p in model.named_parameters() if p.ndim <= 1)

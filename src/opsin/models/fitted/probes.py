@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from opsin.errors import UnknownName
+from opsin.errors import ConfigError, UnknownName
 
 Array = NDArray[Any]
 STRENGTHS = tuple(10.0**power for power in range(-5, 3))  # C of the logistic regression, weakest fit first
 FOLDS = 5
+FEW_STRENGTH = 1e-2  # where there are too few rows to choose by
 MANY = 5000  # rows above which one fold says enough
 ABSENT = -30.0  # log-odds of a class without any training row
 
@@ -52,11 +53,15 @@ def fit_logistic(
     from sklearn.linear_model import LogisticRegression
 
     known = labels >= 0
+    if not np.isfinite(features).all():
+        raise ConfigError(
+            "Features of some pictures are not finite; the weights or the layer they come from are spoiled."
+        )
     x, mean, std = _standardized(np.asarray(features, np.float64)[known])
     y = labels[known].astype(np.int64)
     present = np.unique(y)
     weight, bias = np.zeros((num_classes, x.shape[1])), np.full(num_classes, ABSENT)
-    if len(present) == 1:
+    if len(present) < 2:
         bias[present] = 0.0
         return LinearHead(weight.astype(np.float32), bias.astype(np.float32), 0.0)
     given = None if class_weights is None else {int(k): float(class_weights[int(k)]) for k in present}
@@ -64,7 +69,7 @@ def fit_logistic(
     def model(strength: float) -> Any:
         return LogisticRegression(C=strength, max_iter=500, tol=1e-5, class_weight=given)
 
-    strength = _best_strength(model, x, y)
+    strength = _best_strength(model, x, y, given)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the last digits of an optimum are still moving
         fitted = model(strength).fit(x, y)
@@ -92,20 +97,25 @@ def fit_labels(features: Array, labels: Array) -> LinearHead:
 
 
 def _standardized(x: Array) -> tuple[Array, Array, Array]:
+    if not len(x):
+        return x, np.zeros(x.shape[1]), np.ones(x.shape[1])
     mean, std = x.mean(0), x.std(0)
     std = np.where(std > 1e-6 * max(float(std.max(initial=0.0)), 1e-12), std, np.inf)  # what never varies says nothing
     return (x - mean) / std, mean, std
 
 
-def _best_strength(model: Any, x: Array, y: Array) -> float:
-    """The C with the least log loss in stratified cross-validation."""
+def _best_strength(model: Any, x: Array, y: Array, class_weights: Mapping[int, float] | None) -> float:
+    """The C with the least log loss in stratified cross-validation, without classes of a single row."""
     from sklearn.metrics import log_loss
     from sklearn.model_selection import StratifiedKFold
 
-    counts = np.bincount(y)
+    several = np.bincount(y)[y] > 1
+    x, y = x[several], y[several]
+    counts = np.bincount(y, minlength=1)
+    if len(counts[counts > 0]) < 2:
+        return FEW_STRENGTH
     folds = min(FOLDS, int(counts[counts > 0].min()))
-    if folds < 2:
-        return 1e-2
+    weight = np.ones(len(y)) if class_weights is None else np.array([class_weights[int(k)] for k in y])
     cuts = list(StratifiedKFold(folds, shuffle=True, random_state=0).split(x, y))
     cuts = cuts[:1] if len(y) > MANY else cuts
     losses = []
@@ -113,7 +123,8 @@ def _best_strength(model: Any, x: Array, y: Array) -> float:
         warnings.simplefilter("ignore")
         for strength in STRENGTHS:
             parts = [
-                log_loss(y[test], fitted.predict_proba(x[test]), labels=fitted.classes_) * len(test)
+                log_loss(y[test], fitted.predict_proba(x[test]), labels=fitted.classes_, sample_weight=weight[test])
+                * weight[test].sum()
                 for train, test in cuts
                 for fitted in [model(strength).fit(x[train], y[train])]
             ]
@@ -159,7 +170,7 @@ def probe(name: str, features: Array, labels: Array, test: Array) -> tuple[NDArr
             search = GridSearchCV(model, grid, cv=StratifiedKFold(folds, shuffle=True, random_state=0)).fit(x, labels)
             fitted, words = search.best_estimator_, ", ".join(f"{k}={v:g}" for k, v in search.best_params_.items())
         else:
-            fitted, words = model.fit(x, labels), ""
+            fitted, words = model.set_params(**{k: v[0] for k, v in grid.items()}).fit(x, labels), ""
         answers: NDArray[np.int64] = fitted.predict((np.asarray(test, np.float64) - mean) / std)
     return answers, words
 
