@@ -72,7 +72,7 @@ def test_every_verb(place: Path) -> None:
     assert found["metrics"]["accuracy"]["value"] > 0.8
     picture = next((place / "data" / "left").iterdir())
     assert _opsin(place, "predict", "run", str(picture))["predictions"][0]["class"] == "left"
-    for method in ("grad-cam", "integrated-gradients", "occlusion", "saliency"):
+    for method in ("grad-cam", "integrated-gradients"):
         _opsin(place, "explain", "run", str(picture), "--method", method, "--save", f"maps-{method}")
         assert list((place / f"maps-{method}").rglob("*.png"))
     shown = _opsin(place, "models", "show", "run")
