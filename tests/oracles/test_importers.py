@@ -356,6 +356,23 @@ def test_an_onnx_file_without_names_in_the_order_of_channels_last(tmp_path: Path
     assert found.by == "order"
 
 
+@pytest.mark.parametrize("constant", [False, True])
+def test_onnx_with_values_in_another_file_is_refused(constant: bool, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    array = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
+    (tmp_path / "secret").write_bytes(array.tobytes())
+    kernel = onnx.numpy_helper.from_array(array, "a")
+    kernel.ClearField("raw_data")
+    kernel.data_location = onnx.TensorProto.EXTERNAL
+    kernel.external_data.add(key="location", value="secret")
+    make = onnx.helper.make_node
+    nodes = [make("Constant", [], ["a"], value=kernel)] if constant else []
+    graph = onnx.helper.make_graph([*nodes, make("Conv", ["x", "a"], ["y"])], "g", [], [], [] if constant else [kernel])
+    (tmp_path / "m.onnx").write_bytes(onnx.helper.make_model(graph, ir_version=8).SerializeToString())
+    with pytest.raises(CheckpointError, match=r"m\.onnx: the values of a are kept in another file \(secret\)"):
+        import_layers(nn.Sequential(nn.Conv2d(3, 4, 3, bias=False)), tmp_path / "m.onnx", (3, 8, 8))
+
+
 # TensorFlow -----------------------------------------------------------------------------------------------------------
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
 import json
+import ssl
 import tarfile
 import threading
 import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
+from http.client import HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -221,6 +224,48 @@ def test_next_address_is_tried(server: Server, tmp_path: Path) -> None:
 
 
 # Data sets -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [OSError(errno.EHOSTUNREACH, "No route to host"), OSError(errno.ENETUNREACH, "x"), ssl.SSLError(1, "bad record")],
+)
+def test_a_network_that_goes_away_in_the_middle_is_tried_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: OSError
+) -> None:
+    through, failures = HTTPResponse.read1, [broken]
+
+    def read1(response: HTTPResponse, n: int = -1) -> bytes:
+        if failures:
+            raise failures.pop()
+        return through(response, n)
+
+    monkeypatch.setattr(HTTPResponse, "read1", read1)
+    assert bring(server, tmp_path).read_bytes() == CONTENT
+    failures.append(OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(DataError, match="Is the disk full"):
+        bring(server, tmp_path / "full")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_another_process_was_faster(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    through, target = Path.replace, tmp_path / "file.bin"
+
+    def replace(part: Path, to: Path) -> Path:
+        through(part, to)
+        if not whole:
+            to.write_bytes(b"else")
+        return through(part, to)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    if whole:
+        assert bring(server, tmp_path) == target
+        assert target.read_bytes() == CONTENT
+        return
+    with pytest.raises(DataError, match="was taken away"):
+        bring(server, tmp_path)
 
 
 def idx(values: np.ndarray) -> bytes:

@@ -11,12 +11,14 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -228,6 +230,12 @@ def test_names_are_those_of_the_libraries() -> None:
         ("MIT", "mit", True),
         ("CC-BY-NC-4.0", "cc-by-nc-4.0", False),
         ("gpl-3.0", "gpl-3.0", False),
+        ('BSD 3-Clause "New" or "Revised" License', "bsd-3-clause", True),
+        ("BSD-2-Clause", "bsd-2-clause", True),
+        ("BSD-3-Clause AND CC-BY-NC-4.0", "bsd-3-clause-and-cc-by-nc-4.0", False),
+        ("BSD 2-Clause with Commons Clause", "bsd-2-clause-with-commons-clause", False),
+        ("BSD-3-Clause-No-Nuclear-License", "bsd-3-clause-no-nuclear-license", False),
+        ("(MIT AND Apache License 2.0)", "(mit-and-apache-license-2.0)", True),
         ("other", "unknown", False),
         (None, "unknown", False),
     ],
@@ -351,6 +359,14 @@ class _Evil:
         return (os.system, ("touch ran",))
 
 
+def _polyglot() -> bytes:
+    """A safetensors file that is also a zip with one member, a pickle; torch.hub would unpack and run it."""
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("evil.pth", pickle.dumps(_Evil(), protocol=2))
+    return safetensors.torch.save({"conv1.weight": torch.frombuffer(bytearray(inner.getvalue()), dtype=torch.uint8)})
+
+
 def test_files_that_are_something_else(
     server: Server, tmp_path: Path, random_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,6 +374,7 @@ def test_files_that_are_something_else(
     small = _saved({k: v for k, v in torch.load(io.BytesIO(random_files["pth"])).items() if k != "layer4.1.bn2.bias"})
     cases = {
         "evil": (_saved({"conv1.weight": _Evil()}), "Python objects"),  # type: ignore[dict-item]
+        "polyglot": (_polyglot(), "does not take it"),
         "text": (b"<html>not found</html>" * 99, "not a readable weight file"),
         "resnet34": (other, "does not take it"),
         "hole": (small, "does not take it"),
@@ -413,8 +430,15 @@ def test_a_mirror_and_a_machine_without_network(
     (mirror / "weights" / one.file).write_bytes(server.files[f"models/{one.file}"])
     monkeypatch.setenv("OPSIN_MIRROR", str(mirror))
     folder = get(OURS)
+    again = get(OURS, tmp_path / "again")
     assert server.ranges == []
-    assert json.loads((folder / "bundle.json").read_text())["lineage"]["url"].startswith("file:")
+    for made in (folder, again):
+        assert json.loads((made / "bundle.json").read_text())["lineage"]["url"].startswith("file:")
+    vit = published.find(MIDDLE)
+    (mirror / "weights" / vit.file).write_bytes(server.files["vit.safetensors"])
+    said: list[str] = []
+    get(MIDDLE, say=said.append)
+    assert any("no published checksum" in line and str(mirror) in line for line in said)
     monkeypatch.setenv("OPSIN_MIRROR", server.base)
     with pytest.raises(DataError, match=r"404.*\n.*--to DIR"):
         get(THEIRS, patience=FAST)
@@ -488,6 +512,40 @@ def test_a_bare_file_is_refused_until_its_license_is_named(tmp_path: Path, monke
         assert starting_point(ModelSettings(weights=f"{name}.safetensors", accept_license=word))
     with pytest.raises(CheckpointError, match="no such file"):
         starting_point(ModelSettings(weights="gone.pt"))
+
+
+def _bundle_of(folder: Path, file: str = "weights.safetensors") -> None:
+    """As much of a bundle as a start from it reads."""
+    folder.mkdir(parents=True)
+    record = {"task": {"settings": {}}, "model": {"name": "mlp"}, "weights": {"file": file, "sha256": "0"}}
+    (folder / "bundle.json").write_text(json.dumps({**record, "license": "mit"}))
+
+
+def test_a_file_beside_a_bundle_is_itself(tmp_path: Path) -> None:
+    _bundle_of(tmp_path / "b")
+    for name in ("mine", "weights"):
+        safetensors.torch.save_file({"w": torch.zeros(2)}, tmp_path / f"b/{name}.safetensors", {"license": "isc"})
+    mine = starting_point(ModelSettings(weights=str(tmp_path / "b/mine.safetensors")))
+    assert mine is not None
+    assert (mine.file.name, mine.license, mine.model) == ("mine.safetensors", "isc", None)
+    assert mine.lineage["sha256"] == hashlib.sha256(mine.file.read_bytes()).hexdigest()
+    for name in ("bundle.json", "weights.safetensors"):
+        whole = starting_point(ModelSettings(weights=str(tmp_path / "b" / name)))
+        assert whole is not None
+        assert (whole.file.name, whole.license) == ("weights.safetensors", "mit")
+
+
+@pytest.mark.parametrize("name", ["lr0.01", "resnet18", "imagenet"])
+def test_a_run_is_found_by_its_name_first(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPSIN_HOME", str(tmp_path / "home"))
+    _bundle_of(tmp_path / "runs" / name / "bundle")
+    (tmp_path / "runs" / name / "recipe.json").write_text("{}")
+    for given in (name, f"runs/{name}"):
+        found = starting_point(ModelSettings(weights=given))
+        assert found is not None
+        assert found.file == Path("runs") / name / "bundle/weights.safetensors"
+        assert opsin.run.find_bundle(given) is None, "published weights came first"
 
 
 def test_training_from_scratch_says_what_would_help() -> None:

@@ -348,3 +348,9 @@ def test_a_new_head_stays_new_though_sizes_agree(net, tmp_path):
     assert torch.equal(other.fc.weight, before)
     assert report.left == ("fc.bias", "fc.weight")
     assert torch.equal(other.conv1.weight, net.conv1.weight)
+
+
+def test_a_file_without_tensors_is_refused(tmp_path):
+    safetensors.torch.save_file({}, tmp_path / "empty.safetensors", {"license": "mit"})
+    with pytest.raises(CheckpointError, match="no tensors found"):
+        read_weights(tmp_path / "empty.safetensors")

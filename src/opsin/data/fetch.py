@@ -6,6 +6,7 @@ that says which of them it was.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import json
@@ -31,6 +32,11 @@ Progress = Callable[[str, int, int | None], None]
 
 _CHUNK = 1 << 18
 _SLOWEST = 1024  # fewer bytes than this within the time limit is a stall
+_OF_THE_DISK = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO, errno.EFBIG),
+    *(errno.ENOENT, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EMFILE, errno.ENFILE),
+}
+"""Errors of files; any other one in the middle of a download is the network's."""
 
 
 @dataclass(frozen=True)
@@ -93,19 +99,21 @@ def fetch(
     for url in urls:
         try:
             _whole(url, part, size, progress, patience)
-        except (_RefusedError, _BrokenError) as error:
-            said.append(f"{url}: {error}")
-            continue
-        except OSError as error:
-            raise DataError(f"{part} cannot be written ({error.strerror or error}). Is the disk full?") from error
-        fault = _wrong_checksum(part, md5, [sha256, _announced_sha256(part)])
-        if fault:
+            fault = _wrong_checksum(part, md5, [sha256, _announced_sha256(part)])
+            if not fault:
+                part.replace(target)
+                _meta(part).unlink(missing_ok=True)
+                return target
             _forget(part)
             said.append(f"{url}: {fault}")
-            continue
-        _meta(part).unlink(missing_ok=True)
-        part.replace(target)
-        return target
+        except (_RefusedError, _BrokenError) as error:
+            said.append(f"{url}: {error}")
+        except FileNotFoundError as error:  # another process that fetches the same file was faster
+            if target.is_file() and not _wrong_checksum(target, md5, [sha256]):
+                return target
+            raise DataError(f"{part} was taken away while it was written. Is it fetched twice? Try again.") from error
+        except OSError as error:
+            raise DataError(f"{part} cannot be written ({error.strerror or error}). Is the disk full?") from error
     listed = "".join(f"\n  - {line}" for line in said)
     raise DataError(f"{target.name} could not be fetched:{listed}")
 
@@ -235,7 +243,9 @@ def _attempt(url: str, part: Path, size: int | None, progress: Progress | None, 
         if isinstance(error.reason, TimeoutError):
             raise _BrokenError(f"no answer for {stall:g} seconds") from error
         raise _BrokenError(f"cannot be reached ({error.reason})") from error
-    except ConnectionError as error:
+    except OSError as error:
+        if not isinstance(error, ssl.SSLError) and error.errno in _OF_THE_DISK:
+            raise
         raise _BrokenError(f"the connection broke ({error.strerror or error})") from error
     have = part.stat().st_size
     wanted = size if size is not None else total

@@ -24,8 +24,8 @@ PERMISSIVE = frozenset(
 _ALSO = (  # how the same license is written elsewhere, after lower case and dashes; first match wins
     (r"apache-?(software-)?(license-?)?(version-?)?2(\.0)?", "apache-2.0"),
     (r"(the-)?mit(-license)?", "mit"),
-    (r"(the-)?bsd-3-?clause.*|new-bsd|modified-bsd", "bsd-3-clause"),
-    (r"bsd-2-?clause.*|simplified-bsd", "bsd-2-clause"),
+    (r'(the-)?bsd-3-?clause(-license|-"?new"?-or-"?revised"?(-license)?)?|new-bsd|modified-bsd', "bsd-3-clause"),
+    (r'(the-)?bsd-2-?clause(-license|-"?simplified"?(-license)?)?|simplified-bsd', "bsd-2-clause"),
     (r"bsd-license", "bsd"),
     (r"cc-?0(-1\.0)?", "cc0-1.0"),
     (r".*facebookresearch/swag/.*", "cc-by-nc-4.0"),  # torchvision gives a page instead of a name
@@ -45,8 +45,9 @@ def normalized(text: str | None) -> str:
 
 
 def is_permissive(name: str | None) -> bool:
-    """Whether weights under it may be used for anything."""
-    return name == OWN or normalized(name) in PERMISSIVE
+    """Whether weights under it may be used for anything; of licenses joined by AND or WITH, each has to allow that."""
+    parts = re.split(r"-(?:and|with)-", normalized(name).strip("()"))
+    return name == OWN or all(normalized(part) in PERMISSIVE for part in parts)
 
 
 def words(name: str | None) -> str:
@@ -54,7 +55,7 @@ def words(name: str | None) -> str:
     if name == OWN:
         return OWN
     known = normalized(name)
-    if known in PERMISSIVE:
+    if is_permissive(known):
         return f"{known}, permissive"
     if known == UNKNOWN:
         return "unknown, treated as non-commercial"

@@ -179,7 +179,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str], s
     """Read the tensors of a file by name, its metadata, and the entry they were found in.
 
     Raises:
-        CheckpointError: if the file is missing, broken, or holds anything that is not a tensor.
+        CheckpointError: if the file is missing, broken, without tensors, or holds other objects besides them.
     """
     path = Path(path)
     if not path.is_file():
@@ -189,14 +189,16 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str], s
             start = file.read(9)
         if start[8:] == b"{":  # safetensors: 8 bytes of length, then JSON
             with safetensors.safe_open(path, framework="pt") as opened:
-                return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}, ""  # noqa: SIM118
-        content = torch.load(path, map_location="cpu", weights_only=True)
+                content: object = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+                metadata = opened.metadata() or {}
+        else:
+            content, metadata = torch.load(path, map_location="cpu", weights_only=True), {}
     except PermissionError as error:
         raise CheckpointError(f"{path}: the file may not be read: {error.strerror}.") from error
     except Exception as error:  # damaged files make the parsers raise anything
         raise CheckpointError(_unreadable(path, error)) from error
     container, state = _unpacked(content, path)
-    return state, {}, container
+    return state, metadata, container
 
 
 def save_safetensors(model: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:

@@ -15,7 +15,7 @@ from opsin.models.published import is_published
 from opsin.recipe import Layer, Recipe
 from opsin.run.data import Progress, RunData, continued, open_data, reopen_data
 from opsin.run.fetching import fetched
-from opsin.run.folder import RUNS, RunFolder, environment, find_run, new_folder
+from opsin.run.folder import RunFolder, environment, find_run, is_run, new_folder
 from opsin.run.starting import starting_point
 from opsin.run.training import Callback, Trainer
 from opsin.run.transferring import transfer_defaults
@@ -292,7 +292,7 @@ def find_bundle(reference: Path | str) -> Path | None:
     """
     if (Path(reference) / "bundle.json").is_file():
         return Path(reference)
-    if any((root / reference / "recipe.json").is_file() for root in (Path(), RUNS)):
+    if is_run(reference):
         return None
     return fetched(str(reference)) if is_published(str(reference)) else None
 

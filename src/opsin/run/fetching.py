@@ -2,9 +2,9 @@
 
     opsin models get resnet18.imagenet1k_v1
 
-The file lands in the cache (`weights/checkpoints`, where torch.hub's layout lets the library read it), resumed and
-checked. Then both networks, the library's own and the one here, look at one picture; only when they agree a bundle is
-written: class names, preprocessing, license, where all of it came from, and what the network said of that picture.
+The file lands in the cache (`weights/checkpoints`), resumed and checked, and is read without running code from it. Then
+both networks, the library's own and the one here, look at one picture; only when they agree a bundle is written: class
+names, preprocessing, license, where all of it came from, and what the network said of that picture.
 Without network, `OPSIN_MIRROR` names a folder or address that holds `weights/<file>`, or the bundle is made elsewhere
 (`--to DIR`) and carried here.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -113,10 +114,13 @@ def get(
     say(f"{one.name}: {size}license {licenses.words(one.license)} ({one.license_source}).")
     licenses.require(one.name, one.license, accept_license, "--accept-license")
     path, url = _file(one, mirror or os.environ.get("OPSIN_MIRROR"), progress, patience)
+    if not one.sha256 and url != one.url:
+        say(f"{path.name} came from {url}, and no published checksum is known here: that mirror is taken at its word.")
     try:
         bundle = _bundle(one, path, url)
     except CheckpointError:
         if not one.sha256:
+            _address_of(path).unlink(missing_ok=True)
             path.unlink(missing_ok=True)  # nothing says that it is the published file: the next attempt begins anew
         raise
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +148,8 @@ def _file(one: Published, mirror: str | None, progress: Progress | None, patienc
     else:
         url = (Path(mirror).expanduser().resolve() / "weights" / one.file).as_uri()
     if target.is_file() and _has_checksum(one, target):  # a file is there only when it came whole
-        return target, one.url
+        note = _address_of(target)
+        return target, note.read_text(encoding="utf-8").strip() if note.is_file() else one.url
     try:
         fetch([url], target, sha256=one.sha256 or None, progress=progress, patience=patience)
     except DataError as error:
@@ -153,7 +158,13 @@ def _file(one: Published, mirror: str | None, progress: Progress | None, patienc
             f"{error}{where}\nWithout network: run `opsin models get {one.name} --to DIR` on a machine that has it and give "
             f"DIR as the model, or set OPSIN_MIRROR to a folder or address that holds weights/{one.file}."
         ) from error
+    _address_of(target).write_text(f"{url}\n", encoding="utf-8")
     return target, url
+
+
+def _address_of(path: Path) -> Path:
+    """The small file beside a fetched one that keeps where it came from."""
+    return path.with_name(path.name + ".url")
 
 
 def _has_checksum(one: Published, path: Path) -> bool:
@@ -224,6 +235,11 @@ def _bundle(one: Published, path: Path, url: str) -> Bundle:
 def _library_network(one: Published, path: Path, state: dict[str, Tensor]) -> nn.Module:
     """The library's own network with this file, through the library's own door.
 
+    Args:
+        one: what is published.
+        path: the file, for messages.
+        state: its tensors; the library sees nothing else of it.
+
     Raises:
         CheckpointError: if the library does not take the file.
     """
@@ -235,7 +251,11 @@ def _library_network(one: Published, path: Path, state: dict[str, Tensor]) -> nn
             return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(state)}).eval()
         from torchvision.models import get_model, get_model_weights
 
-        with _hub(path.parent.parent):
+        with tempfile.TemporaryDirectory() as folder, _hub(Path(folder)):
+            # torch.hub would unpickle anything in the fetched file: it gets a new file, of the tensors that were read
+            clean = Path(folder) / "checkpoints" / one.file
+            clean.parent.mkdir()
+            torch.save(state, clean)
             return get_model(one.entry, weights=get_model_weights(one.entry)[one.tag], progress=False).eval()  # type: ignore[no-any-return]
     except (RuntimeError, KeyError, ValueError) as error:
         raise CheckpointError(

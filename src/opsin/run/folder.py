@@ -124,11 +124,20 @@ def find_run(reference: Path | str) -> RunFolder:
         if not runs:
             raise ConfigError("There is no run below ./runs yet. Train one: opsin train classify --data FOLDER")
         return runs[-1]
-    for path in (Path(reference), RUNS / reference):
-        if (path / "recipe.json").is_file():
-            return RunFolder(path)
+    path = _path_of(reference)
+    if path is not None:
+        return RunFolder(path)
     known = [str(run.path) for run in all_runs()]
     raise UnknownName("run", str(reference), known, "A run is a folder with recipe.json, or `last`.")
+
+
+def is_run(reference: Path | str) -> bool:
+    """Whether a run has this path, or this name below `runs/`; such a run comes before published weights of that name."""
+    return _path_of(reference) is not None
+
+
+def _path_of(reference: Path | str) -> Path | None:
+    return next((path for path in (Path(reference), RUNS / reference) if (path / "recipe.json").is_file()), None)
 
 
 def environment() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from opsin.data.fetch import checksum
 from opsin.errors import CheckpointError, UnknownName
 from opsin.models import ModelSpec, licenses, resolve
 from opsin.models.published import DEFAULTS, find, is_published
@@ -20,7 +21,7 @@ from opsin.models.published import of as published_of
 from opsin.models.weights import read_weights
 from opsin.recipe import ModelSettings
 from opsin.run.fetching import fetched
-from opsin.run.folder import find_run
+from opsin.run.folder import find_run, is_run
 
 FLAG = "--accept-license"
 PREPARING = ("mean", "std", "channels", "crop_share", "interpolation")
@@ -90,13 +91,13 @@ def hint(network: str) -> str:
 
 def _found(model: ModelSettings) -> Start:
     path = Path(model.weights)
-    if path.is_file() and not (path.parent / "bundle.json").is_file():
-        _, metadata, _ = read_weights(path)
-        return Start(path, metadata.get("license") or licenses.UNKNOWN, {"source": str(path)})
-    if path.is_file() or (path / "bundle.json").is_file():
-        return _of_bundle(path.parent if path.is_file() else path, str(path))
+    if path.is_file():
+        return _of_bundle(path.parent, str(path)) if _is_of_bundle(path) else _of_file(path)
+    if (path / "bundle.json").is_file():
+        return _of_bundle(path, str(path))
     network = resolve(ModelSpec(model.name)).name
-    if model.weights.lower() in DEFAULTS or is_published(model.weights):
+    run_comes_first = is_run(model.weights)
+    if not run_comes_first and (model.weights.lower() in DEFAULTS or is_published(model.weights)):
         one = find(model.weights, network)
         if model.name != "auto" and _network(model.name) != _network(one.architecture):
             fitting = [other.name for other in published_of(_network(model.name))]
@@ -105,7 +106,7 @@ def _found(model: ModelSettings) -> Start:
                 f"Published for {model.name}: {', '.join(fitting[:8]) or 'nothing'}."
             )
         return _of_bundle(fetched(model.weights, network), one.name)
-    if path.suffix:
+    if path.suffix and not run_comes_first:
         raise CheckpointError(
             f"--weights {path}: no such file. Give a .safetensors, .pt or .pth file, a run or bundle, or a published name "
             "(opsin models list --weights)."
@@ -114,6 +115,23 @@ def _found(model: ModelSettings) -> Start:
     if not run.bundle.exists():
         raise CheckpointError(f"--weights {model.weights}: the run {run.path} has no model yet.")
     return _of_bundle(run.bundle, model.weights)
+
+
+def _is_of_bundle(path: Path) -> bool:
+    """Whether a file is one of the two that make up the bundle in its folder, and does not just lie beside it."""
+    if path.name == "bundle.json":
+        return True
+    try:
+        record = json.loads((path.parent / "bundle.json").read_text(encoding="utf-8"))
+        return bool(record["weights"]["file"] == path.name)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _of_file(path: Path) -> Start:
+    _, metadata, _ = read_weights(path)
+    lineage = {"source": str(path), "sha256": checksum(path, "sha256")}
+    return Start(path, metadata.get("license") or licenses.UNKNOWN, lineage)
 
 
 def _network(name: str) -> str:
@@ -125,11 +143,13 @@ def _of_bundle(folder: Path, source: str) -> Start:
     try:
         record = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
         settings, model = record["task"]["settings"], record["model"]
-        file, checksum = folder / record["weights"]["file"], record["weights"]["sha256"]
+        file, sha256 = folder / record["weights"]["file"], record["weights"]["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / 'bundle.json'} is damaged ({type(error).__name__}: {error}).") from error
+    if not file.is_file() or checksum(file, "sha256") != sha256:
+        raise CheckpointError(f"{file} is missing, or not the file that {folder / 'bundle.json'} describes. Restore it.")
     preprocessing = {name: settings[name] for name in PREPARING if name in settings}
-    lineage = {"source": source, "sha256": checksum, "from": record.get("lineage", {})}
+    lineage = {"source": source, "sha256": sha256, "from": record.get("lineage", {})}
     classes = class_names(settings)
     return Start(file, record.get("license") or licenses.UNKNOWN, lineage, model, preprocessing, classes)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from opsin.errors import MissingExtra
+from opsin.errors import CheckpointError, MissingExtra
 from opsin.models.importers import Array, Source, SourceLayer
 
 NAMES = ("onnx",)
@@ -36,12 +36,30 @@ def read(path: Path) -> Source:
 
     Raises:
         MissingExtra: without onnx.
+        CheckpointError: if values are kept in another file.
     """
     try:
         import onnx
     except ImportError as error:
         raise MissingExtra("onnx", "import", "reading weights from ONNX files") from error
-    return _Graph(onnx.load(str(path)).graph).source()
+    graph = onnx.load(str(path), load_external_data=False).graph
+    _require_inside(graph, path)
+    return _Graph(graph).source()
+
+
+def _require_inside(graph: Any, path: Path) -> None:
+    """Refuse tensors that name another file, which could be any file of this machine."""
+    from onnx import TensorProto
+
+    values = [_attribute(node, "value") for node in graph.node if node.op_type == "Constant"]
+    for tensor in [*graph.initializer, *(value for value in values if value is not None)]:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            other = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+            raise CheckpointError(
+                f"{path}: the values of {tensor.name or 'a constant'} are kept in another file ({other}), which is not "
+                "read. Save the model as one file: torch.onnx.export(..., external_data=False), or "
+                "onnx.save(onnx.load(FILE), NEW)."
+            )
 
 
 class _Graph:
