@@ -198,6 +198,53 @@ def test_biases_and_batch_norms_that_differ_are_settled_exactly(keras: Any, name
         import_layers(ours, weights, (3, 8, 8))
 
 
+class Rows(nn.Module):
+    """Batch norm between the rows of pixels and the dense layers, of which two get the same row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm1d(4 * 30)
+        self.left = nn.Linear(4 * 30, 6)
+        self.right = nn.Linear(4 * 30, 5)
+        self.head = nn.Linear(11, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        row = self.norm(self.first(x).flatten(1))
+        return self.head(torch.cat([self.left(row), self.right(row)], 1))
+
+
+@pytest.mark.parametrize("frozen_here", [False, True])
+@pytest.mark.parametrize("name", ["m.h5", "m.keras"])
+def test_batch_norm_and_dense_layers_side_by_side_on_rows_of_pixels(
+    keras: Any, name: str, frozen_here: bool, tmp_path: Path
+) -> None:
+    layers = keras.layers
+    start = keras.Input((8, 7, 3))
+    row = layers.BatchNormalization()(layers.Flatten()(layers.Conv2D(4, 3)(start)))
+    both = layers.Concatenate()([layers.Dense(6)(row), layers.Dense(5)(row)])
+    theirs = shaken(keras.Model(start, layers.Dense(3)(both)))
+    ours = Rows().eval().requires_grad_(not frozen_here)
+    found = imported(ours, saved(theirs, tmp_path / name), (3, 8, 7))
+    assert "pixels 6x5x4 to 4x6x5, epsilon" in found.summary()
+    assert ours.head.weight.requires_grad != frozen_here
+    pictures = pictures_like(2, 3, 8, 7)
+    with torch.no_grad():
+        assert same(keras_says(theirs, pictures), ours(torch.from_numpy(pictures)).numpy(), 1e-5)
+
+
+def test_a_batch_norm_without_variance_does_not_fit(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.attrs["layer_names"] = ["bn"]
+        group = file.create_group("bn")
+        group.attrs["weight_names"] = ["bn/gamma:0", "bn/beta:0", "bn/moving_mean:0"]
+        for weight in group.attrs["weight_names"]:
+            group[weight] = np.ones(3, np.float32)
+    with pytest.raises(CheckpointError, match=r"without a place: bn .*\n.*not filled: 0.weight"):
+        import_layers(nn.Sequential(nn.BatchNorm2d(3)), tmp_path / "m.h5", (3, 4, 4))
+
+
 @pytest.mark.parametrize("name", ["m.h5", "m.weights.h5", "m.keras"])
 def test_a_model_inside_a_model(keras: Any, name: str, tmp_path: Path) -> None:
     layers = keras.layers
@@ -354,6 +401,23 @@ def test_an_onnx_file_without_names_in_the_order_of_channels_last(tmp_path: Path
     with torch.no_grad():
         assert same(session.run(None, {"x": picture})[0], ours(torch.from_numpy(picture)).numpy(), 1e-5)
     assert found.by == "order"
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_an_onnx_file_with_its_weights_elsewhere_opens_nothing_else(constant: bool, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    tensor = onnx.numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "a")
+    onnx.external_data_helper.set_external_data(tensor, "secret.bin")
+    nodes = [onnx.helper.make_node("Conv", ["x", "a"], ["y"])]
+    if constant:
+        nodes.insert(0, onnx.helper.make_node("Constant", [], ["a"], value=tensor))
+    kind = onnx.TensorProto.FLOAT
+    ends = [[onnx.helper.make_tensor_value_info(n, kind, s)] for n, s in (("x", [1, 3, 8, 8]), ("y", [1, 4, 6, 6]))]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", *ends, [] if constant else [tensor]))
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    (tmp_path / "secret.bin").write_bytes(np.ones(108, np.float32).tobytes())
+    with pytest.raises(CheckpointError, match=r"the values of a lie in another file \(secret\.bin\)"):
+        import_layers(nn.Sequential(nn.Conv2d(3, 4, 3, bias=False)), tmp_path / "m.onnx", (3, 8, 8))
 
 
 # TensorFlow -----------------------------------------------------------------------------------------------------------

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from opsin.errors import MissingExtra
+from opsin.errors import CheckpointError, MissingExtra
 from opsin.models.importers import Array, Source, SourceLayer
 
 NAMES = ("onnx",)
 
 SAME = {"Identity", "Cast", "CastLike", "Expand"}  # exporters put these between an initializer and its use
-PASSING = {"Reshape", "Flatten", "Squeeze", "Identity", "Dropout", "Relu", "Clip", "Cast"}
+PASSING = {"Reshape", "Flatten", "Squeeze", "Identity", "Dropout", "Relu", "Clip", "Cast", "BatchNormalization"}
 AFTER_VERSION = {0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42}  # the fields that may follow the first one of a ModelProto
 
 
@@ -35,13 +35,23 @@ def read(path: Path) -> Source:
     """Read the layers in the order of the nodes, which the format demands to be an order of execution.
 
     Raises:
+        CheckpointError: if weights lie in other files, which are not opened: their names are the file's to choose.
         MissingExtra: without onnx.
     """
     try:
         import onnx
     except ImportError as error:
         raise MissingExtra("onnx", "import", "reading weights from ONNX files") from error
-    return _Graph(onnx.load(str(path)).graph).source()
+    graph = onnx.load(str(path), load_external_data=False).graph
+    constants = [a.t for node in graph.node if node.op_type == "Constant" for a in node.attribute if a.name == "value"]
+    for tensor in (*graph.initializer, *constants):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            where = next((entry.value for entry in tensor.external_data if entry.key == "location"), "another file")
+            raise CheckpointError(
+                f"{path}: the values of {tensor.name or 'a constant'} lie in another file ({where}), which is not opened. "
+                "Save the model as one file: onnx.save(onnx.load(FILE), NEW, save_as_external_data=False)."
+            )
+    return _Graph(graph).source()
 
 
 class _Graph:
