@@ -66,12 +66,12 @@ class Bundle:
         """Write the bundle; an existing one is replaced as a whole, never half.
 
         Raises:
-            ConfigError: if the folder exists and is no bundle.
+            ConfigError: if the folder exists and is no bundle, or is the one that the program runs in.
         """
         folder = Path(folder)
-        if folder.exists() and not (folder / "bundle.json").exists() and any(folder.iterdir()):
-            raise ConfigError(f"{folder} exists and is not a bundle. Choose another folder.")
-        aside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+        require_place(folder)
+        whole = folder.resolve()
+        aside = whole.with_name(f".{whole.name}.{os.getpid()}.partial")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         tensors = {name: t.detach().cpu().contiguous().clone() for name, t in self.model.state_dict().items()}
@@ -88,10 +88,10 @@ class Bundle:
             **self.info,
         }
         write_json(aside / "bundle.json", record)
-        if folder.exists():
-            shutil.rmtree(folder)
-        aside.rename(folder)
-        sync_folder(folder.parent)
+        if whole.exists():
+            shutil.rmtree(whole)
+        aside.rename(whole)
+        sync_folder(whole.parent)
         self.folder = folder
         return folder
 
@@ -198,6 +198,21 @@ class Bundle:
         """Metrics with intervals that the bundle carries, as `metrics` in its JSON."""
         found: Mapping[str, Any] = self.info.get("metrics", {})
         return found
+
+
+def require_place(folder: Path) -> None:
+    """Check that a bundle can be written there as a whole: nothing is there yet, an empty folder, or another bundle.
+
+    Raises:
+        ConfigError: if not.
+    """
+    if folder.exists() and (not folder.is_dir() or (not (folder / "bundle.json").exists() and any(folder.iterdir()))):
+        raise ConfigError(f"{folder} exists and is not a bundle. Choose another folder.")
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise ConfigError(
+            f"{folder} is the folder that this runs in; a bundle takes the place of a whole folder. Name a new one, "
+            f"e.g. {folder / 'model'}."
+        )
 
 
 def read_weights(path: Path, checksum: str | None = None) -> dict[str, Tensor]:

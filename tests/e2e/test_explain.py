@@ -13,6 +13,7 @@ from PIL import Image
 
 from opsin.bundle import Bundle
 from opsin.cli import main
+from opsin.errors import ConfigError
 from opsin.explain import explain
 from opsin.models import ModelSpec, build
 from opsin.seeding import torch_seeded
@@ -124,6 +125,78 @@ def test_for_people(capsys: pytest.CaptureFixture[str]) -> None:
 def test_messages(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     error = call(capsys, "explain", "model", *words, code=2)["error"]
     assert message in error["message"]
+
+
+OWN = """
+from opsin.explain.question import Found
+
+def flat(question, *, invert: bool = False, steps: int = 3, weights: tuple = (1.0, 2.0), other=None):
+    return Found(question.pixels[0, 0] * 0 + steps, False, {"layer": "stem", "invert": invert, "other": other})
+"""
+
+
+def test_a_method_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("methods").mkdir(exist_ok=True)
+    Path("methods/my.py").write_text(OWN)
+    Path("own").mkdir()
+    Path("own/a-my.py-flat.json").write_text("mine")
+    words = ("explain", "model", "in/a.jpg", "--method", "methods/my.py:flat", "--save", "own", "--sanity")
+    one = call(capsys, *words, "--option", "invert=false", "--option", "other=x")["explanations"][0]
+    assert one["drawn"] == "own/a-my.py-flat-2.png"
+    assert Path("own/a-my.py-flat.json").read_text() == "mine"
+    assert one["details"] == {"layer": "stem", "invert": False, "other": "x"}
+    assert one["sanity"]["passed"] is False
+    assert "nothing to check" in one["sanity"]["verdict"]
+    for option, expected in (("invert=perhaps", "true or false"), ("weights=1,2", "tuple"), ("steps=1.5", "a whole")):
+        assert f"expected {expected}" in call(capsys, *words, "--option", option, code=2)["error"]["message"]
+    explain(Bundle.load("model"), "in/a.jpg", "methods/my.py:flat", weights=(3.0,), invert=True)
+
+
+def test_models_beside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    from opsin.run import beside
+
+    for folder, gray in (("one", 0), ("two", 255)):
+        Path(folder).mkdir()
+        Image.new("RGB", (32, 32), (gray, gray, gray)).save(f"{folder}/x.png")
+        Image.new("RGB", (32, 32), (gray, 9, 9)).save(f"{folder}/{folder}.png")
+    Path("empty").mkdir()
+    bundles = {"a": Bundle.load("model"), "b": Bundle.load("model")}
+    inputs = ["one", "two", "empty", "in/a.jpg", "in/broken.png"]
+    found = beside.side_by_side(bundles, inputs)
+    assert [one.file for one in found.pictures] == ["one.png", "one/x.png", "two.png", "two/x.png", "a.jpg"]
+    assert list(found.failed) == ["broken.png"]
+    said = {one.file: one.answers["a"] for one in found.pictures}
+    assert said["one/x.png"] != said["two/x.png"]
+    predict = beside.predict_files
+
+    def half_blind(bundle: Bundle, *args: Any, **more: Any) -> Any:
+        done = predict(bundle, *args, **more)
+        if bundle is bundles["b"]:
+            done.failed |= {name: "too large" for name, _, _ in done.results if name == "one.png"}
+            done.results = [row for row in done.results if row[0] != "one.png"]
+        return done
+
+    monkeypatch.setattr(beside, "predict_files", half_blind)
+    found = beside.side_by_side(bundles, inputs)
+    assert "one.png" not in [one.file for one in found.pictures]
+    assert found.failed == {"one.png": "too large", "broken.png": found.failed["broken.png"]}
+    with pytest.raises(ConfigError, match="No picture found in empty"):
+        beside.side_by_side(bundles, ["empty"])
+
+
+def test_a_bundle_does_not_replace_the_folder_that_the_program_runs_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Bundle.load("model")
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path(), tmp_path):
+        with pytest.raises(ConfigError, match="is the folder that this runs in"):
+            bundle.save(folder)
+    Path("file").write_text("")
+    with pytest.raises(ConfigError, match="file exists and is not a bundle"):
+        bundle.save("file")
+    assert bundle.save("down") == Path("down")
+    assert Bundle.load("down").spec == bundle.spec
 
 
 def test_nothing_that_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:

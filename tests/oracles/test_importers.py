@@ -18,7 +18,7 @@ from torch.nn import functional
 
 import opsin
 from opsin.cli import main
-from opsin.errors import CheckpointError, MissingExtra
+from opsin.errors import CheckpointError, ConfigError, MissingExtra
 from opsin.models import ModelSpec, build
 from opsin.models.importers import format_of, read
 from opsin.models.importers.mapping import LayerMap, import_layers
@@ -198,6 +198,41 @@ def test_biases_and_batch_norms_that_differ_are_settled_exactly(keras: Any, name
         import_layers(ours, weights, (3, 8, 8))
 
 
+class Rows(nn.Module):
+    """Batch norm between the rows of pixels and the dense layers, of which two get the same row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm1d(4 * 30)
+        self.left = nn.Linear(4 * 30, 6)
+        self.right = nn.Linear(4 * 30, 5)
+        self.head = nn.Linear(11, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        row = self.norm(self.first(x).flatten(1))
+        return self.head(torch.cat([self.left(row), self.right(row)], 1))
+
+
+@pytest.mark.parametrize("frozen_here", [False, True])
+@pytest.mark.parametrize("name", ["m.h5", "m.keras"])
+def test_batch_norm_and_dense_layers_side_by_side_on_rows_of_pixels(
+    keras: Any, name: str, frozen_here: bool, tmp_path: Path
+) -> None:
+    layers = keras.layers
+    start = keras.Input((8, 7, 3))
+    row = layers.BatchNormalization()(layers.Flatten()(layers.Conv2D(4, 3)(start)))
+    both = layers.Concatenate()([layers.Dense(6)(row), layers.Dense(5)(row)])
+    theirs = shaken(keras.Model(start, layers.Dense(3)(both)))
+    ours = Rows().eval().requires_grad_(not frozen_here)
+    found = imported(ours, saved(theirs, tmp_path / name), (3, 8, 7))
+    assert "pixels 6x5x4 to 4x6x5, epsilon" in found.summary()
+    assert ours.head.weight.requires_grad != frozen_here
+    pictures = pictures_like(2, 3, 8, 7)
+    with torch.no_grad():
+        assert same(keras_says(theirs, pictures), ours(torch.from_numpy(pictures)).numpy(), 1e-5)
+
+
 @pytest.mark.parametrize("name", ["m.h5", "m.weights.h5", "m.keras"])
 def test_a_model_inside_a_model(keras: Any, name: str, tmp_path: Path) -> None:
     layers = keras.layers
@@ -354,6 +389,17 @@ def test_an_onnx_file_without_names_in_the_order_of_channels_last(tmp_path: Path
     with torch.no_grad():
         assert same(session.run(None, {"x": picture})[0], ours(torch.from_numpy(picture)).numpy(), 1e-5)
     assert found.by == "order"
+
+
+def test_a_batch_norm_without_variance_does_not_fit(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    ones = [onnx.numpy_helper.from_array(np.ones(3, np.float32), name) for name in "abc"]
+    nodes = [onnx.helper.make_node("BatchNormalization", ["x", "a", "b", "c"], ["y"], name="bn")]
+    ends = [[onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, 3, 8, 8])] for n in "xy"]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", *ends, ones))
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(CheckpointError, match=r"(?s)without a place: bn .*not filled: 0\.weight"):
+        import_layers(nn.Sequential(nn.BatchNorm2d(3)), tmp_path / "m.onnx", (3, 8, 8))
 
 
 @pytest.mark.parametrize("constant", [False, True])
@@ -547,6 +593,35 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     (tmp_path / "graph.pb").write_bytes(frozen(arrays))
     with pytest.raises(CheckpointError, match=r"mean of norm .* not finite"):
         import_layers(Small(), tmp_path / "graph.pb", (3, 8, 8))
+
+
+def test_many_class_names_and_another_license_than_the_file_says(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from opsin.run.importing import import_weights, read_classes
+
+    names = [f"class-{i}" for i in range(100)]
+    assert read_classes(",".join(names)) == tuple(names)
+    network = build(ModelSpec("linear", {}, 3, 2, (8, 8)))
+    file = tmp_path / "m.safetensors"
+    save_file(network.state_dict(), file, {"license": "cc-by-nc-4.0"})
+    with pytest.raises(ConfigError, match=r"--license mit, but .*m\.safetensors says of itself: cc-by-nc-4\.0"):
+        import_weights(file, "linear", tmp_path / "made", classes="a,b", size=8, license="mit")
+    assert not (tmp_path / "made").exists()
+    made = import_weights(file, "linear", tmp_path / "made", classes="a,b", size=8, license="CC BY-NC 4.0")
+    assert made.license == "cc-by-nc-4.0"
+
+
+def test_a_folder_that_cannot_be_replaced_is_refused_before_the_file_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from opsin.run.fetching import get
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="is the folder that this runs in"):
+        opsin_import(Path("none.onnx"), Path())
+    with pytest.raises(ConfigError, match="is the folder that this runs in"):
+        get("resnet18", ".", say=lambda _: pytest.fail("it went on"))
 
 
 def test_branches_of_the_same_shape_are_ambiguous(tmp_path: Path) -> None:

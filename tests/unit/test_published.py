@@ -486,7 +486,8 @@ def test_training_from_published_weights(server: Server, tmp_path: Path, capsys:
     own = starting_point(ModelSettings(name="resnet18", weights="runs/a"))
     assert own is not None
     assert own.license == "bsd-3-clause"
-    assert own.settings(1) == {}, "gray pictures were given the mean of colors"
+    assert own.settings(1)["channels"] == 3, "gray pictures become RGB for weights of RGB"
+    assert own.settings(4) == {}
     _call(capsys, *words, *fixed, "--weights", "runs/a", "task.mean=[0.1, 0.2, 0.3]", "--out", "runs/b")
     again = json.loads((tmp_path / "runs/b/run.json").read_text())
     assert again["model"]["name"] == "resnet18"

@@ -16,7 +16,7 @@ SHOWN = 20
 
 
 def command(
-    run: Annotated[str, typer.Argument(help="A run, a bundle, or last.")],
+    run: Annotated[str, typer.Argument(help="A run, a bundle, fetched weights, or last.")],
     images: Annotated[list[str], typer.Argument(help="Pictures, folders or archives.")],
     method: Annotated[str, typer.Option(help="Name of the method.")] = "grad-cam",
     class_name: Annotated[

@@ -15,7 +15,7 @@ ORDER = 65
 
 
 def command(
-    run: Annotated[str, typer.Argument(help="A run, a bundle, or last.")],
+    run: Annotated[str, typer.Argument(help="A run, a bundle, fetched weights, or last.")],
     inputs: Annotated[list[str] | None, typer.Argument(help="Pictures, folders, archives or data sets.")] = None,
     layer: Annotated[
         str, typer.Option(help="Name of the layer; head-input is what the last layer is given.")

@@ -84,27 +84,53 @@ def checked(method: str, options: Mapping[str, Any]) -> Callable[[Question], Fou
 
     Raises:
         UnknownName: if there is no such method.
-        ConfigError: if it has no such option, or a value is no number where one is needed.
+        ConfigError: if it has no such option, or a value is not of the type that is needed.
     """
-    function = explainers.get(method)
-    known = {name: p for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    function, known = explainers.get(method), defaults(method)
     values = {}
     for name, value in options.items():
         if name not in known:
             near = nearest(name, known)
             hint = f"Did you mean '{near[0]}'?" if near else f"It takes: {', '.join(known) or 'none'}."
             raise ConfigError(f"{method} has no option '{name}'. {hint}")
-        kind = type(known[name].default)
         try:
-            values[name] = kind(value)
-            if not isinstance(value, str) and values[name] != value:
-                raise ValueError(value)  # 3.5 is no whole number
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{method}: {name} = {value!r}; expected {_WORDS[kind]}.") from error
+            values[name] = _like(known[name], value)
+        except (KeyError, TypeError, ValueError) as error:
+            kind = type(known[name])
+            expected = _WORDS.get(kind, f"{kind.__name__}, which only Python can give")
+            raise ConfigError(f"{method}: {name} = {value!r}; expected {expected}.") from error
     return lambda question: function(question, **values)
 
 
-_WORDS = {int: "a whole number", float: "a number", str: "text"}
+def defaults(method: str) -> dict[str, Any]:
+    """Options of a method with their defaults; None for one without.
+
+    Raises:
+        UnknownName: if there is no such method.
+    """
+    options = inspect.signature(explainers.get(method)).parameters.items()
+    return {name: None if p.default is p.empty else p.default for name, p in options if p.kind is p.KEYWORD_ONLY}
+
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def _like(default: Any, value: Any) -> Any:
+    """A value as the type of a default; where that says nothing of the type, as it is.
+
+    Raises:
+        KeyError, TypeError, ValueError: if it is not of that type.
+    """
+    kind = type(default)
+    if default is None or (kind not in _WORDS and isinstance(value, kind)):
+        return value
+    if kind not in _WORDS:
+        raise TypeError(value)
+    found = _SWITCH[str(value).lower()] if kind is bool else kind(value)
+    if not isinstance(value, str) and found != value:
+        raise ValueError(value)  # 3.5 is no whole number
+    return found
 
 
 @contextmanager

@@ -32,20 +32,24 @@ class Sanity:
         steps: after each group of layers: its lowest layer and the rank correlation with the map of the trained network.
         correlation: with all layers random, in [-1, 1].
         size_correlation: the same of the values without their sign.
+        empty: whether the map of the trained network is the same everywhere, so that nothing could be compared.
     """
 
     steps: tuple[tuple[str, float], ...]
     correlation: float
     size_correlation: float
+    empty: bool = False
 
     @property
     def passed(self) -> bool:
         """Whether the map depends on what was learned."""
-        return abs(self.correlation) < SIMILAR
+        return not self.empty and abs(self.correlation) < SIMILAR
 
     @property
     def verdict(self) -> str:
         """The same in words."""
+        if self.empty:
+            return "The map is the same everywhere: there is nothing to check. Try another method or layer."
         if self.passed:
             text = f"The map depends on what the model learned (rank correlation {self.correlation:.2f} without it)."
             if self.size_correlation < SIMILAR:
@@ -86,6 +90,8 @@ def check(question: Question, method: Callable[[Question], Found], *, groups: in
     layers = [name for name, module in _in_order(question) if _own_parameters(module)][::-1]
     if not layers:
         raise ConfigError("The sanity check makes weights random, and this model has none.")
+    if np.ptp(trained) == 0:
+        return Sanity((), 0.0, 0.0, empty=True)
     parts = np.array_split(np.arange(len(layers)), min(groups, len(layers)))
     alike, sizes = np.zeros((draws, len(parts))), np.zeros(draws)
     for draw in range(draws):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from opsin.bundle import Bundle
 from opsin.errors import ConfigError
 from opsin.results.classification import Classification
-from opsin.run.predicting import predict_files
+from opsin.run.predicting import PICTURES, pictures_at, predict_files
 
 CONFIDENT = 0.8  # scores from which on a model is called confident
 
@@ -50,7 +51,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """All pictures, and those that could not be read (name to reason)."""
+    """The pictures that all models answered, and those that one could not read (name to reason)."""
 
     pictures: Sequence[Compared]
     failed: Mapping[str, str]
@@ -77,16 +78,30 @@ def side_by_side(
         device: where the models run.
 
     Raises:
-        ConfigError: if a model does not classify into exclusive classes.
+        ConfigError: if there is no picture, or a model does not classify into exclusive classes.
     """
-    answers: dict[str, dict[str, Sequence[tuple[str, float]]]] = {}
-    failed: dict[str, str] = {}
+    full = [one for one in inputs if len(pictures_at(Path(one)))]
+    if not full:
+        raise ConfigError(f"No picture found in {', '.join(map(str, inputs))}.")
+    answers: dict[tuple[int, str], dict[str, Sequence[tuple[str, float]]]] = {}  # by input and name
+    reasons: dict[tuple[int, str], str] = {}
     for model, bundle in bundles.items():
         runner = bundle.runner(bundle.info.get("precision", "fp32"), device)
-        found = predict_files(bundle, inputs, runner=runner, write_table=False)
-        failed |= found.failed
-        for file, result, _ in found.results:
-            if not isinstance(result, Classification) or result.heads[0].multi:
-                raise ConfigError(f"{model} does not say one class per picture; --beside compares models that do.")
-            answers.setdefault(file, {})[model] = result.top(top)
-    return SideBySide([Compared(file, said) for file, said in answers.items()], failed)
+        for number, one in enumerate(full):
+            found = predict_files(bundle, [one], runner=runner, write_table=False)
+            reasons |= {(number, file): reason for file, reason in found.failed.items()}
+            for file, result, _ in found.results:
+                if not isinstance(result, Classification) or result.heads[0].multi:
+                    raise ConfigError(f"{model} does not say one class per picture; --beside compares models that do.")
+                answers.setdefault((number, file), {})[model] = result.top(top)
+    times = Counter(file for _, file in answers.keys() | reasons.keys())
+
+    def shown(number: int, file: str) -> str:
+        if times[file] == 1:
+            return file
+        place = Path(full[number])
+        single = place.is_file() and place.suffix.lower() in PICTURES
+        return str(place if single else place / file)
+
+    pictures = [Compared(shown(*key), said) for key, said in answers.items() if key not in reasons]
+    return SideBySide(pictures, {shown(*key): reason for key, reason in reasons.items()})

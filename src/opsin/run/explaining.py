@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,9 @@ from opsin.bundle import Bundle
 from opsin.data.dataset import Dataset
 from opsin.data.image import read_image
 from opsin.errors import ConfigError, DataError
-from opsin.explain import DEFAULT, Asked, asking, checked, explanation
+from opsin.explain import DEFAULT, Asked, asking, checked, defaults, explanation
 from opsin.results.explanation import Explanation
-from opsin.run.predicting import free_path, pictures_at, safe_path
+from opsin.run.predicting import pictures_at, safe_path
 from opsin.task import Sample
 
 
@@ -143,14 +144,25 @@ def _explained(
     found = checked(method, options)(asked.question)
     result = explanation(asked, method, found)
     # A method that chose a layer keeps it when the weights are random.
-    same = {**options, **{name: found.details[name] for name in ("layer",) if name in found.details}}
+    kept = {"layer"} & found.details.keys() & defaults(method).keys()
+    same = {**options, **{name: found.details[name] for name in kept}}
     checked_sanity = checks.check(asked.question, checked(method, same)) if sanity else None
     measured = faithfulness.measure(asked.question, found) if faithful else None
     name = Path(safe_path(asked.id))
-    target = free_path(save / name.with_name(f"{name.stem}-{method}.png"))
+    label = re.sub(r"[^\w.-]+", "-", Path(method).name)  # a method of one's own is named by its file
+    target = _free(save / name.with_name(f"{name.stem}-{label}.png"))
     target.parent.mkdir(parents=True, exist_ok=True)
     result.draw(picture).save(target)
     one = Explained(asked.id, result, target, checked_sanity, measured)
     np.save(target.with_suffix(".npy"), result.map)
     target.with_suffix(".json").write_text(json.dumps(one.to_dict(), indent=2) + "\n", encoding="utf-8")
     return one
+
+
+def _free(path: Path) -> Path:
+    """The path, or one with a number behind its stem, so that neither it nor the files beside it are written over."""
+    number, other = 1, path
+    while any(other.with_suffix(suffix).exists() for suffix in (".png", ".npy", ".json")):
+        number += 1
+        other = path.with_stem(f"{path.stem}-{number}")
+    return other

@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from opsin.bundle import Bundle
+from opsin.bundle import Bundle, require_place
 from opsin.data.fetch import Patience, Progress, checksum, fetch
 from opsin.data.home import cache_home
 from opsin.errors import CheckpointError, ConfigError, DataError
@@ -108,8 +108,7 @@ def get(
         if _made_for(folder) == one.name:
             return folder
         raise ConfigError(f"{folder} holds another model. Choose another folder.")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} exists and is not a bundle. Choose another folder.")
+    require_place(folder)
     size = f"{one.megabytes:.0f} MB, " if one.megabytes else ""
     say(f"{one.name}: {size}license {licenses.words(one.license)} ({one.license_source}).")
     licenses.require(one.name, one.license, accept_license, "--accept-license")

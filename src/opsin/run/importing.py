@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from opsin.bundle import Bundle
+from opsin.bundle import Bundle, require_place
 from opsin.errors import CheckpointError, ConfigError
 from opsin.models import ModelSpec, build, licenses
 from opsin.models.importers.mapping import LayerMap, import_layers
@@ -73,13 +73,14 @@ def import_weights(
         partial: take what fits; the rest of the network keeps new weights, and has to be trained before it is of use.
 
     Raises:
-        ConfigError: if class names are missing or twice there, or the folder is in use.
+        ConfigError: if class names are missing or twice there, the folder is in use, or the file says another license.
         CheckpointError: if the file cannot be read or does not fit the network as a whole.
         MissingExtra: if the package that reads the file is not installed.
     """
     file, to = Path(file), Path(to)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ConfigError(f"--to {to} exists already. Choose another folder.")
+    require_place(to)
     names = read_classes(classes)
     values = {
         "heads": [{"name": "label", "class_names": names}],
@@ -100,7 +101,7 @@ def import_weights(
     )
     if isinstance(report, Report) and not partial:
         _require_all(report, file, model, len(names))
-    said = licenses.normalized(license or report.license)
+    said = _license(license, file, report.license)
     checksum = hashlib.sha256(file.read_bytes()).hexdigest()
     lineage = {"source": str(file), "sha256": checksum, "layers": report.to_dict()}
     info = {"license": said, "lineage": lineage, "precision": "fp32"}
@@ -127,7 +128,7 @@ def read_classes(classes: str | Sequence[str]) -> tuple[str, ...]:
     """
     if not isinstance(classes, str):
         names = tuple(classes)
-    elif Path(classes).is_file():
+    elif _is_file(classes):
         names = tuple(n.strip() for n in Path(classes).read_text(encoding="utf-8").splitlines() if n.strip())
     else:
         names = tuple(name.strip() for name in classes.split(",") if name.strip())
@@ -137,6 +138,27 @@ def read_classes(classes: str | Sequence[str]) -> tuple[str, ...]:
     if len(names) < 2:
         raise ConfigError(f"Expected two class names or more, got {list(names)}: a file with one per line, or a,b,c.")
     return names
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # many names with commas are longer than any name of a file
+        return False
+
+
+def _license(given: str | None, file: Path, said: str | None) -> str:
+    """The license of the weights.
+
+    Raises:
+        ConfigError: if the file says another one.
+    """
+    in_file, by_person = licenses.normalized(said), licenses.normalized(given)
+    if given and in_file not in (licenses.UNKNOWN, by_person):
+        raise ConfigError(
+            f"--license {given}, but {file} says of itself: {said}. Leave --license out to take that over."
+        )
+    return by_person if given else in_file
 
 
 def _per_channel(name: str, values: Sequence[float], channels: int) -> tuple[float, ...]:

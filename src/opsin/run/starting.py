@@ -147,7 +147,9 @@ def _of_bundle(folder: Path, source: str) -> Start:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / 'bundle.json'} is damaged ({type(error).__name__}: {error}).") from error
     if not file.is_file() or checksum(file, "sha256") != sha256:
-        raise CheckpointError(f"{file} is missing, or not the file that {folder / 'bundle.json'} describes. Restore it.")
+        raise CheckpointError(
+            f"{file} is missing, or not the file that {folder / 'bundle.json'} describes. Restore it."
+        )
     preprocessing = {name: settings[name] for name in PREPARING if name in settings}
     lineage = {"source": source, "sha256": sha256, "from": record.get("lineage", {})}
     classes = class_names(settings)

@@ -169,7 +169,7 @@ class _Filling:
         own = {role for role, name in ROLES.items() if f"{slot.name}.{name}" in self.own}
         if layer.kind == "batchnorm":
             lengths = {array.shape for array in layer.arrays.values()}
-            return lengths == {(slot.module.num_features,)} and set(layer.arrays) <= own
+            return lengths == {(slot.module.num_features,)} and {"mean", "variance"} <= set(layer.arrays) <= own
         kernel = layer.arrays.get("kernel")
         return kernel is not None and _turned(kernel, layer.layout, slot.kind)[0].shape == self._kernel(slot).shape
 
@@ -182,7 +182,7 @@ class _Filling:
                 if self.source.flattened == "HWC" and channels > 1 and height * width > 1:
                     rows = values.reshape(-1, height, width, channels).transpose(0, 3, 1, 2)
                     values = rows.reshape(len(values), -1)
-                    change += f", pixels {height}x{width}x{channels} to {channels}x{height}x{width}"
+                    change += f", {_pixels(channels, height, width)}"
                 self._set(f"{layer.name} kernel", array, f"{slot.name}.weight", values, change)
         bias = layer.arrays.get("bias")
         if bias is None:
@@ -205,6 +205,10 @@ class _Filling:
             given = layer.arrays.get(role)
             values = np.full(length, defaults[role]) if given is None else given.astype(np.float64)
             change = "" if given is not None else "not in the file"
+            channels, height, width = slot.flattened or (1, 1, 1)
+            if given is not None and self.source.flattened == "HWC" and channels > 1 and height * width > 1:
+                values = values.reshape(height, width, channels).transpose(2, 0, 1).ravel()
+                change = _pixels(channels, height, width)
             if role == "mean" and bias is not None:
                 values, change = values - bias, "less the bias of the layer before"
             if role == "variance":
@@ -214,7 +218,7 @@ class _Filling:
                     self.notes[f"epsilon of batch norm is not in the file; taken as {epsilon:g}"] = None
                 if abs(epsilon - slot.module.eps) > 1e-9:
                     values = values + epsilon - slot.module.eps
-                    change = f"epsilon {epsilon:g} to {slot.module.eps:g}"
+                    change += f", epsilon {epsilon:g} to {slot.module.eps:g}"
             shape = () if given is None else given.shape
             self._set(f"{layer.name} {role}", values, f"{slot.name}.{ROLES[role]}", values, change, shape)
 
@@ -282,6 +286,8 @@ def _mapped(
     connected = all(layer.after is not None for layer in layers if layer.kind == "batchnorm")
     kernels = {slot.name: layer for layer, slot in pairs if layer.kind != "batchnorm"}
     for layer, slot in pairs:
+        if slot.unclear and source.flattened == "HWC":
+            ambiguous.append(f"the order of the pixels in the rows that {slot.name} gets is not known")
         if layer.kind == "batchnorm":
             before = kernels.get(slot.after)
             bias = before.arrays.get("bias") if before and f"{slot.after}.bias" not in filling.own else None
@@ -289,8 +295,6 @@ def _mapped(
         else:
             filling.weigh(layer, slot, norm_of.get(slot.name) if connected else None)
             ambiguous += _otherwise(layer, slot, ours)
-            if slot.unclear and source.flattened == "HWC":
-                ambiguous.append(f"the order of the pixels in the rows that {slot.name} gets is not known")
             filling.notes |= dict.fromkeys(_padded(layer, slot))
     placed |= {layer.name for layer in layers if layer.name not in placed and filling.by_name(layer, names[layer.name])}
     left = [layer for layer in layers if layer.name not in placed]
@@ -413,6 +417,10 @@ def _turned(kernel: Array, layout: str, kind: str) -> tuple[Array, str]:
     if kind == "dense" and kernel.ndim == 4 and kernel.shape[2:] == (1, 1):
         return kernel[:, :, 0, 0], f"{change}, 1x1 convolution to dense"
     return kernel, change
+
+
+def _pixels(channels: int, height: int, width: int) -> str:
+    return f"pixels {height}x{width}x{channels} to {channels}x{height}x{width}"
 
 
 def _shortened(name: str) -> list[str]:

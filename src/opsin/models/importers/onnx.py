@@ -18,7 +18,7 @@ from opsin.models.importers import Array, Source, SourceLayer
 NAMES = ("onnx",)
 
 SAME = {"Identity", "Cast", "CastLike", "Expand"}  # exporters put these between an initializer and its use
-PASSING = {"Reshape", "Flatten", "Squeeze", "Identity", "Dropout", "Relu", "Clip", "Cast"}
+PASSING = {"Reshape", "Flatten", "Squeeze", "Identity", "Dropout", "Relu", "Clip", "Cast", "BatchNormalization"}
 AFTER_VERSION = {0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42}  # the fields that may follow the first one of a ModelProto
 
 

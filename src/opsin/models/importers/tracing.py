@@ -18,8 +18,6 @@ KINDS: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.modules.batchnorm._BatchNorm, "batchnorm"),
 )
 
-NO_MAP = (0, 0, 0)
-
 
 @dataclass(frozen=True)
 class Slot:
@@ -31,8 +29,8 @@ class Slot:
         module: the layer.
         after: of a batch norm: the layer whose output it gets directly, else "".
         before: names of all layers whose outputs reach this one.
-        flattened: (C, H, W) of the map whose pixels a dense layer gets as a row, else None.
-        unclear: a dense layer gets a row of which it is not known how it was made from the last map.
+        flattened: (C, H, W) of the map whose pixels a dense layer or a batch norm gets as a row, else None.
+        unclear: one of these gets a row of which it is not known how it was made from the last map.
     """
 
     name: str
@@ -58,17 +56,19 @@ def slots(network: nn.Module, shape: tuple[int, int, int]) -> list[Slot]:
     made: list[tuple[Any, str]] = []  # what differentiation remembers of a layer's output, and the layer
     layer_of = {id(p): name for name, m in network.named_modules() for p in m.parameters(recurse=False)}
     last_map = [shape]
+    since: set[str] = set()  # dense layers that came after the last map
 
     def entering(name: str, kind: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         x = inputs[0]
         if name in found or not isinstance(x, Tensor):
             return
         after = next((layer for node, layer in made if node is x.grad_fn), "") if kind == "batchnorm" else ""
+        before = frozenset(_layers_behind(x, layer_of))
         size = last_map[0]
-        row = kind == "dense" and x.ndim == 2 and size != NO_MAP
+        row = kind in ("dense", "batchnorm") and x.ndim == 2 and not since & before  # several may get the same row
         flat = size if row and x.shape[1] == size[0] * size[1] * size[2] else None
         unclear = row and flat is None and x.shape[1] != size[0]  # neither all pixels nor their mean
-        found[name] = Slot(name, kind, module, after, frozenset(_layers_behind(x, layer_of)), flat, unclear)
+        found[name] = Slot(name, kind, module, after, before, flat, unclear)
 
     def leaving(name: str, output: Any) -> None:
         if not isinstance(output, Tensor):
@@ -77,8 +77,9 @@ def slots(network: nn.Module, shape: tuple[int, int, int]) -> list[Slot]:
             made.append((output.grad_fn, name))
         if output.ndim == 4:
             last_map[0] = (output.shape[1], output.shape[2], output.shape[3])
+            since.clear()
         elif name in found and found[name].kind == "dense":
-            last_map[0] = NO_MAP
+            since.add(name)
 
     handles = []
     for name, module in network.named_modules():
@@ -91,8 +92,11 @@ def slots(network: nn.Module, shape: tuple[int, int, int]) -> list[Slot]:
             )
         handles.append(module.register_forward_hook(lambda m, x, y, name=name: leaving(name, y)))
     modes = [(module, module.training) for module in network.modules()]
+    frozen = [p for p in network.parameters() if p.is_floating_point() and not p.requires_grad]
     try:
         network.eval()
+        for parameter in frozen:  # differentiation forgets layers without it
+            parameter.requires_grad_(True)
         with torch.enable_grad():
             network(torch.zeros(1, *shape))
     finally:
@@ -100,6 +104,8 @@ def slots(network: nn.Module, shape: tuple[int, int, int]) -> list[Slot]:
             handle.remove()
         for module, mode in modes:
             module.training = mode
+        for parameter in frozen:
+            parameter.requires_grad_(False)
     return list(found.values())
 
 
