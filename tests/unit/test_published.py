@@ -518,14 +518,16 @@ def test_a_bare_file_is_refused_until_its_license_is_named(tmp_path: Path, monke
 def _bundle_of(folder: Path, file: str = "weights.safetensors") -> None:
     """As much of a bundle as a start from it reads."""
     folder.mkdir(parents=True)
-    record = {"task": {"settings": {}}, "model": {"name": "mlp"}, "weights": {"file": file, "sha256": "0"}}
+    data = safetensors.torch.save({"w": torch.zeros(2)}, {"license": "isc"})
+    (folder / file).write_bytes(data)
+    weights = {"file": file, "sha256": hashlib.sha256(data).hexdigest()}
+    record = {"task": {"settings": {}}, "model": {"name": "mlp"}, "weights": weights}
     (folder / "bundle.json").write_text(json.dumps({**record, "license": "mit"}))
 
 
 def test_a_file_beside_a_bundle_is_itself(tmp_path: Path) -> None:
     _bundle_of(tmp_path / "b")
-    for name in ("mine", "weights"):
-        safetensors.torch.save_file({"w": torch.zeros(2)}, tmp_path / f"b/{name}.safetensors", {"license": "isc"})
+    safetensors.torch.save_file({"w": torch.ones(2)}, tmp_path / "b/mine.safetensors", {"license": "isc"})
     mine = starting_point(ModelSettings(weights=str(tmp_path / "b/mine.safetensors")))
     assert mine is not None
     assert (mine.file.name, mine.license, mine.model) == ("mine.safetensors", "isc", None)
@@ -534,6 +536,9 @@ def test_a_file_beside_a_bundle_is_itself(tmp_path: Path) -> None:
         whole = starting_point(ModelSettings(weights=str(tmp_path / "b" / name)))
         assert whole is not None
         assert (whole.file.name, whole.license) == ("weights.safetensors", "mit")
+    (tmp_path / "b/weights.safetensors").write_bytes(b"something else")
+    with pytest.raises(CheckpointError, match="not the file that .*bundle.json describes"):
+        starting_point(ModelSettings(weights=str(tmp_path / "b")))
 
 
 @pytest.mark.parametrize("name", ["lr0.01", "resnet18", "imagenet"])
