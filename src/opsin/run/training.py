@@ -324,7 +324,7 @@ class Trainer:
         """What is found before step 1: the micro-batch that fits, the epochs that fit into the minutes."""
         run = self.recipe.run
         batch = next(iter(train.epoch(0)))
-        if run.preflight and self.processes.is_main:
+        if run.preflight and self.processes.is_main and not self.transfer.without_steps:
             shared = (
                 (self.data.dataset.ids[i] for i in self.data.indices("train")),
                 (self.data.dataset.ids[i] for i in self.data.indices("val")),

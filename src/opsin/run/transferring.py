@@ -68,7 +68,7 @@ class Transfer:
         typed = {recipe.sources.get(key, "recipe").partition(" ")[0] for key in ("run.epochs", "run.minutes")} - {
             "recipe"
         }
-        if self.on and not plans.stages_of(self.settings) and typed:
+        if self.without_steps and typed:
             raise ConfigError(
                 "The plan 'head' fits the last layer to features that are computed once, and takes no epochs. Leave "
                 "--epochs and --minutes out, or train it in steps with augmentation: transfer.head=steps"
@@ -95,6 +95,11 @@ class Transfer:
     def stages(self, model: nn.Module, epochs: int) -> tuple[Stage, ...]:
         """The plan's stages; none without a plan."""
         return plans.engine_stages(model, self.settings, epochs, self.recipe.run.patience) if self.on else ()
+
+    @property
+    def without_steps(self) -> bool:
+        """Whether fitting the head to features is all there is to do."""
+        return self.on and not plans.stages_of(self.settings)
 
     def largest(self, model: nn.Module) -> int:
         """The stage that trains most, by which memory is measured."""
