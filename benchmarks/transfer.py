@@ -152,7 +152,7 @@ def donor_facts(out: Path) -> dict[str, Any]:
     """What the donor was and how good it is on its own data."""
     run = Run(out / "donor")
     return {
-        "data": run.data.dataset.name,
+        "data": run.folder.read("data.json")["name"],
         "minutes": run.state["seconds"] / 60,
         "validation_accuracy": run.state["validation"]["accuracy"]["value"],
     }
