@@ -537,7 +537,7 @@ def test_a_file_beside_a_bundle_is_itself(tmp_path: Path) -> None:
         assert whole is not None
         assert (whole.file.name, whole.license) == ("weights.safetensors", "mit")
     (tmp_path / "b/weights.safetensors").write_bytes(b"something else")
-    with pytest.raises(CheckpointError, match="not the file that .*bundle.json describes"):
+    with pytest.raises(CheckpointError, match=r"not the file that .*bundle\.json describes"):
         starting_point(ModelSettings(weights=str(tmp_path / "b")))
 
 
