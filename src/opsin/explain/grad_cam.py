@@ -3,7 +3,7 @@
 Paper: Selvaraju et al., "Grad-CAM", 2017, https://arxiv.org/abs/1610.02391, equations 1 and 2.
 Differs from the paper: the layer is found by looking at one pass, and the tokens of a transformer's normalization layers
 count as maps, without those that stand for no place (class token, registers).
-Checked against: captum (tests/oracles/test_explain.py).
+Checked against: captum (tests/oracles/test_explain_captum.py).
 """
 
 from __future__ import annotations

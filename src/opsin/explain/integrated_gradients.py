@@ -2,7 +2,7 @@
 
 Paper: Sundararajan et al., "Axiomatic Attribution for Deep Networks", 2017, https://arxiv.org/abs/1703.01365, equation 1.
 Differs from the paper: Gauss-Legendre nodes instead of equal steps, which needs fewer of them.
-Checked against: captum (tests/oracles/test_explain.py), and by completeness (proposition 1), reported with every result.
+Checked against: captum (tests/oracles/test_explain_captum.py), and by completeness (proposition 1), reported with every result.
 """
 
 from __future__ import annotations

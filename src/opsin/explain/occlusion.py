@@ -2,7 +2,7 @@
 
 Paper: Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", 2014, https://arxiv.org/abs/1311.2901,
 section 4.2. Needs no gradient.
-Checked against: captum (tests/oracles/test_explain.py).
+Checked against: captum (tests/oracles/test_explain_captum.py).
 """
 
 from __future__ import annotations

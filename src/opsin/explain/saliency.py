@@ -3,7 +3,7 @@
 Papers: Simonyan et al., "Deep Inside Convolutional Networks", 2014, https://arxiv.org/abs/1312.6034 (saliency, section 3);
 Shrikumar et al., "Not Just a Black Box", 2016, https://arxiv.org/abs/1605.01713 (input x gradient); Smilkov et al.,
 "SmoothGrad", 2017, https://arxiv.org/abs/1706.03825.
-Checked against: captum (tests/oracles/test_explain.py).
+Checked against: captum (tests/oracles/test_explain_captum.py).
 """
 
 from __future__ import annotations
