@@ -25,11 +25,14 @@ from opsin.analyze.cost import cost
 from opsin.analyze.receptive import Wiring, effective, effective_window
 from opsin.bundle import Bundle
 from opsin.cli import main
+from opsin.data.splits import make_split
 from opsin.errors import ConfigError, ShapeError, UnknownName
 from opsin.explain.maximize import Recipe, maximize
 from opsin.models import ModelSpec, build
+from opsin.recipe import SplitSettings
 from opsin.report.projector import page, sprite, tensorboard_files
 from opsin.results.sheet import Cell, Row, Sheet
+from opsin.run.data import unsealed
 from opsin.run.patching import patches
 from opsin.run.picturing import filters, ideals, maps
 from opsin.run.seeing import neighbors, separation
@@ -115,8 +118,11 @@ def test_neighbors_of_a_picture_in_several_layers(bundle, data):
 
 def test_separation_equals_scikit_learns_measures(bundle, data):
     found = separation(bundle, data, ["stem", "stages.1"], limit=None)
-    assert (found["samples"], found["classes"], found["largest_class"]) == (30, 3, pytest.approx(1 / 3))
-    given, labels = outside(bundle, inputs(data, len(data)), "stem", "stages.1"), data.targets["label"]
+    sight = unsealed(data)
+    assert (found["samples"], found["classes"]) == (len(sight), 3)
+    assert 0 < len(sight) < len(data) == 30, "the part that training would seal is left out"
+    assert not set(sight) & set(make_split(data, SplitSettings()).indices("test"))
+    given, labels = outside(bundle, inputs(data, len(data))[sight], "stem", "stages.1"), data.targets["label"][sight]
     for row in found["layers"]:
         values = StandardScaler().fit_transform(given[row["layer"]].mean((2, 3)).numpy())
         assert row["silhouette"] == pytest.approx(silhouette_score(values, labels), abs=1e-3)
