@@ -46,6 +46,14 @@ FAST = Patience(stall=10, tries=2, wait=0.01)
 OURS, THEIRS, MIDDLE = "resnet18.imagenet1k_v1", "timm/resnet18.tv_in1k", "timm/test_vit.r160_in1k"
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 class Server(ThreadingHTTPServer):
     """Serves `files`; `plan` holds what goes wrong with the next requests, in turn."""
 
@@ -119,7 +127,6 @@ def _saved(state: dict[str, Any]) -> bytes:
 @pytest.fixture(scope="module")
 def random_files() -> dict[str, bytes]:
     """Weight files as published: torchvision's ResNet-18 as .pth, the same for timm, and a tiny ViT of timm."""
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     resnet = torchvision.models.resnet18(weights=None).eval()
     with torch.no_grad():  # else running statistics say nothing about being loaded
