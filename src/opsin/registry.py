@@ -78,6 +78,10 @@ class Registry:
             raise UnknownName(self.kind, name, self)
         return importlib.import_module(self._modules[name])
 
+    def where(self, name: str) -> str:
+        """The dotted module that registers a name, without importing it; "" for a plugin."""
+        return self._modules.get(name, "")
+
     def get(self, name: str) -> Any:
         """Return the builder (a function or class) of a name, importing its module now.
 

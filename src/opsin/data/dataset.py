@@ -20,6 +20,7 @@ from PIL import Image
 from opsin.data.columns import StringColumn
 from opsin.data.groups import group_codes, sample_times
 from opsin.data.image import read_image
+from opsin.data.objects import ObjectColumn
 from opsin.data.sources import SAMPLED, ArraySource, FileSource, Problem, learn_spec
 from opsin.data.spec import conversion_name, convert, loses
 from opsin.data.targets import HeadSpec
@@ -43,7 +44,7 @@ class Dataset:
         root: what the person gave, for messages.
         heads: the questions; none for pictures without labels.
         targets: head name to (N,) int64 class positions (-1: missing), (N, K) float32 of 0 and 1 (nan: missing),
-            or (N,) float64 numbers (nan: missing).
+            or (N,) float64 numbers (nan: missing), or an `ObjectColumn` of boxes and points.
         attributes: further columns of text, by name ("" where a cell is missing).
         given_split: (N,) int8, positions in `PARTS` or -1.
         spec: what pictures are turned into when read; learned from the files when not given.
@@ -63,7 +64,7 @@ class Dataset:
         format: str = "arrays",
         root: str = "",
         heads: Sequence[HeadSpec] = (),
-        targets: Mapping[str, NDArray[Any]] | None = None,
+        targets: Mapping[str, Any] | None = None,
         attributes: Mapping[str, StringColumn] | None = None,
         given_split: NDArray[np.int8] | None = None,
         spec: ImageSpec | None = None,
@@ -113,7 +114,7 @@ class Dataset:
         return self.read(i)
 
     def read(self, i: int, reduce_to: int | None = None) -> Sample:
-        """Sample i: its image in `self.spec`, and its target by head name (int, float, or float32 (K,)).
+        """Sample i: its image in `self.spec`, and its target by head name (int, float, float32 (K,), or `Objects`).
 
         Args:
             reduce_to: JPEG files may be decoded smaller, with a short side of at least this many pixels.
@@ -275,12 +276,14 @@ class Dataset:
         return pixels.nbytes, zlib.crc32(pixels.tobytes())
 
     def counts(self, head: str | None = None) -> dict[str, int]:
-        """Samples per class of a head (none for a regression head)."""
+        """Samples per class of a head (none for a regression head); of objects, how many there are."""
         spec = self.head(head)
         values = self.targets[spec.name]
         if spec.kind == "regression":
             return {}
-        if spec.kind == "multi":
+        if spec.kind == "objects":
+            sums = np.bincount(values.objects.labels, minlength=len(spec.class_names))
+        elif spec.kind == "multi":
             sums = np.nansum(values, axis=0)
         else:
             sums = np.bincount(values[values >= 0], minlength=len(spec.class_names))
@@ -289,6 +292,8 @@ class Dataset:
     def missing(self, head: str | None = None) -> int:
         """How many samples have no (or not the whole) target of a head."""
         values = self.targets[self.head(head).name]
+        if isinstance(values, ObjectColumn):
+            return 0
         if values.dtype.kind == "i":
             return int((values < 0).sum())
         return int(np.isnan(values).reshape(len(values), -1).any(axis=1).sum())

@@ -17,12 +17,35 @@ MISSING = frozenset({"", "na", "n/a", "nan", "none", "null", "?", "-"})
 
 
 @dataclass(frozen=True)
+class PointSpec:
+    """What the points of an object are.
+
+    Args:
+        names: of the K points, in order.
+        swaps: (K,) where each point goes when the picture is mirrored; its own place where it has no twin.
+        skeleton: pairs of positions that are joined by a line when drawn.
+        sigmas: (K,) spread of annotators as a share of the object's size, for OKS; empty where unknown.
+    """
+
+    names: tuple[str, ...]
+    swaps: tuple[int, ...] = ()
+    skeleton: tuple[tuple[int, int], ...] = ()
+    sigmas: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class HeadSpec:
-    """One question about a picture: exactly one class, any number of classes, or a number (then no class names)."""
+    """One question about a picture: exactly one class, any number of classes, a number (then no class names), or the
+    objects in it (boxes with classes, with points if `points` is given)."""
 
     name: str
-    kind: Literal["single", "multi", "regression"]
+    kind: Literal["single", "multi", "regression", "objects"]
     class_names: tuple[str, ...] = ()
+    points: PointSpec | None = None
+
+    def __repr__(self) -> str:
+        own = f"name={self.name!r}, kind={self.kind!r}, class_names={self.class_names!r}"
+        return f"HeadSpec({own})" if self.points is None else f"HeadSpec({own}, points={self.points.names!r})"
 
 
 def single_head(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from opsin.errors import ConfigError, OpsinError, ShapeError, nearest
-from opsin.models import Classified, ModelSpec, models
+from opsin.models import Classified, ModelSpec, answer_of, models
 from opsin.seeding import torch_generator
 
 Builder = Callable[..., nn.Module]
@@ -22,6 +22,7 @@ FACTS = {
     "num_outputs": ("num_classes", "num_outputs"),
     "in_channels": ("in_channels", "in_chans"),
     "image_size": ("image_size",),
+    "num_points": ("num_points",),
 }
 
 
@@ -45,6 +46,13 @@ class AsClassified(nn.Module):
 
 def build_model(spec: ModelSpec, *, check: bool = True) -> nn.Module:
     """Build a resolved spec; see `opsin.models.build`."""
+    answer = answer_of(spec.name)
+    if answer is not None and answer != spec.answer:
+        fitting = [name for name in models if answer_of(name) == spec.answer]
+        raise ConfigError(
+            f"model '{spec.name}' is of another kind ({answer}) than this task needs ({spec.answer}). "
+            f"Those that fit: {', '.join(fitting)}."
+        )
     if spec.name.startswith("timm/"):
         from opsin.models.timm_adapter import timm_model
 
@@ -60,11 +68,12 @@ def build_with(builder: Builder | nn.Module, spec: ModelSpec, *, check: bool = T
         model = builder
     else:
         model = _called(builder, spec)
-    ours = isinstance(builder, partial) or getattr(builder, "__module__", "").startswith("opsin.models.")
-    if not ours and not _is_named_tuple_with_logits(_try_pictures(model, spec)):
+    ours = str(getattr(getattr(builder, "func", builder), "__module__", "")).startswith("opsin.models.")
+    if spec.answer == "classified" and not ours and not _is_named_tuple_with_logits(_try_pictures(model, spec)):
         model = AsClassified(model)
     if check:
-        _check_logits(_try_pictures(model, spec), spec)
+        checks = {"classified": _check_logits, "detected": _check_detected, "located": _check_located}
+        checks[spec.answer](_try_pictures(model, spec), spec)
     return model
 
 
@@ -178,3 +187,27 @@ def _check_logits(output: Any, spec: ModelSpec) -> None:
             f"model '{spec.name}' gave logits {tuple(logits.shape)} for 2 pictures; expected (2, {spec.num_outputs}). "
             f"Let its builder take num_classes and use it for the width of the last layer."
         )
+
+
+def _check_detected(output: Any, spec: ModelSpec) -> None:
+    boxes, scores, labels = (getattr(output, name, None) for name in ("boxes", "scores", "labels"))
+    if not (isinstance(boxes, Tensor) and isinstance(scores, Tensor) and isinstance(labels, Tensor)):
+        raise ConfigError(
+            f"model '{spec.name}' returned {type(output).__name__}; a detector returns opsin.models.Detected."
+        )
+    shapes = [tuple(one.shape) for one in (boxes, scores, labels)]
+    if shapes != [(2, boxes.shape[1], 4), (2, boxes.shape[1]), (2, boxes.shape[1])]:
+        raise ShapeError(
+            f"model '{spec.name}' gave boxes, scores and labels {shapes} for 2 pictures; expected (2, N, 4), (2, N), (2, N)."
+        )
+    if labels.numel() and not (0 <= int(labels.min()) and int(labels.max()) < spec.num_outputs):
+        raise ShapeError(
+            f"model '{spec.name}' gave labels up to {int(labels.max())}; there are {spec.num_outputs} classes."
+        )
+
+
+def _check_located(output: Any, spec: ModelSpec) -> None:
+    points = getattr(output, "points", None)
+    if not isinstance(points, Tensor) or tuple(points.shape) != (2, spec.num_points, 2):
+        had = tuple(points.shape) if isinstance(points, Tensor) else type(output).__name__
+        raise ShapeError(f"model '{spec.name}' gave {had} for 2 pictures; expected points (2, {spec.num_points}, 2).")

@@ -20,11 +20,17 @@ from opsin.durable import write_durably
 from opsin.errors import DataError, ShapeError
 
 
+RAGGED = ("found_", "true_")
+"""Columns whose names begin so hold a list per sample: what was found in a picture, and what is there."""
+_LENGTHS, _ENTRIES = "#lengths", "#entries"  # what a ragged column is saved as
+
+
 class Rows:
     """A table of named columns with one entry per sample; `id` (str) is always among them and is unique.
 
     Args:
-        columns: name to array, each with first axis N; further axes are allowed (scores are (N, K)).
+        columns: name to array, each with first axis N; further axes are allowed (scores are (N, K)). A column whose
+            entries differ in length (the boxes of a picture) is an array (N,) of objects, each an array (M, ...).
 
     Raises:
         ShapeError: if columns differ in length or `id` is missing.
@@ -60,7 +66,7 @@ class Rows:
         """Stack per-sample mappings with the same keys into one table."""
         if not rows:
             raise DataError("No sample was evaluated: the part of the data is empty.")
-        return cls({name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]})
+        return cls({name: _stacked([np.asarray(row[name]) for row in rows], name) for name in rows[0]})
 
     @classmethod
     def concatenate(cls, tables: Iterable[Rows]) -> Rows:
@@ -68,7 +74,7 @@ class Rows:
         parts = [table for table in tables if len(table)]
         if not parts:
             raise DataError("No sample was evaluated: the part of the data is empty.")
-        return cls({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+        return cls({name: _joined([part[name] for part in parts]) for name in parts[0]})
 
     def select(self, which: NDArray[Any]) -> Rows:
         """Keep the rows that an index array or a boolean mask (N,) names."""
@@ -97,8 +103,14 @@ class Rows:
 
     def save(self, path: Path) -> None:
         """Write the table as an .npz file that holds no pickle."""
-        file = io.BytesIO()
-        np.savez_compressed(file, **self.columns)  # type: ignore[arg-type]
+        file, arrays = io.BytesIO(), {}
+        for name, values in self.columns.items():
+            if values.dtype == object:
+                arrays[name + _LENGTHS] = np.array([len(one) for one in values], np.int64)
+                arrays[name + _ENTRIES] = np.concatenate(list(values))
+            else:
+                arrays[name] = values
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         write_durably(Path(path), file.getvalue())
 
     @classmethod
@@ -110,6 +122,31 @@ class Rows:
         """
         try:
             with np.load(path, allow_pickle=False) as archive:
-                return cls({name: archive[name] for name in archive.files})
+                columns = {name: archive[name] for name in archive.files if not name.endswith((_LENGTHS, _ENTRIES))}
+                for name in archive.files:
+                    if name.endswith(_LENGTHS):
+                        own = name.removesuffix(_LENGTHS)
+                        columns[own] = _cut(archive[own + _ENTRIES], archive[name])
+                return cls(columns)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{path} cannot be read ({error}). Evaluate the run again to make it anew.") from error
+
+
+def _ragged(entries: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    column = np.empty(len(entries), object)
+    for i, entry in enumerate(entries):
+        column[i] = entry
+    return column
+
+
+def _stacked(entries: Sequence[NDArray[Any]], name: str) -> NDArray[Any]:
+    """A column of the samples' entries; a ragged one if its name says so, even where all happen to be of one length."""
+    return _ragged(entries) if name.startswith(RAGGED) else np.stack(entries)
+
+
+def _joined(columns: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return _ragged([e for c in columns for e in c]) if columns[0].dtype == object else np.concatenate(columns)
+
+
+def _cut(entries: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:
+    return _ragged(np.split(entries, np.cumsum(lengths)[:-1]) if len(lengths) else [])
