@@ -118,7 +118,7 @@ def prior_logits(target: NDArray[Any], k: int, weights: Sequence[float] | None =
 
 
 def class_counts(data: Dataset, indices: NDArray[np.int64]) -> Mapping[str, dict[str, int]]:
-    """Samples per class and head among some samples."""
+    """Samples (or objects) per class and head among some samples."""
     found = {}
     for head in data.heads:
         target = data.targets[head.name][indices]
@@ -126,6 +126,8 @@ def class_counts(data: Dataset, indices: NDArray[np.int64]) -> Mapping[str, dict
             counts = np.bincount(target[target >= 0], minlength=len(head.class_names))
         elif head.kind == "multi":
             counts = np.nansum(target, axis=0).astype(np.int64)
+        elif head.kind == "objects":
+            counts = np.bincount(target.objects.labels, minlength=len(head.class_names))
         else:
             continue
         found[head.name] = {name: int(n) for name, n in zip(head.class_names, counts)}

@@ -32,7 +32,7 @@ def id_keys(ids: Iterable[str], seed: int) -> NDArray[np.uint64]:
 def strata_of(dataset: Dataset) -> Ints:
     """The class that each sample (N,) counts for when shares are kept.
 
-    Of exclusive classes the class; of several labels the rarest one that applies; of numbers the tenth they fall into.
+    Of exclusive classes the class; of several labels, or of objects, the rarest one that is there; of numbers the tenth they fall into.
     Samples without a label are a stratum of their own. The first head decides.
     """
     if not dataset.heads:
@@ -40,9 +40,10 @@ def strata_of(dataset: Dataset) -> Ints:
     head = dataset.heads[0]
     values = dataset.targets[head.name]
     if head.kind == "single":
-        return values + 1
-    if head.kind == "multi":
-        known = np.nan_to_num(values)
+        return np.asarray(values + 1, np.int64)
+    if head.kind in ("multi", "objects"):
+        has = values.present(len(head.class_names)) if head.kind == "objects" else np.nan_to_num(values)
+        known = np.asarray(has, np.float64)
         frequency = known.sum(axis=0)
         rarity = np.where(known > 0, frequency[None], np.inf)  # (N, K)
         rarest = np.argmin(rarity, axis=1) if values.shape[1] else np.zeros(len(values), np.int64)

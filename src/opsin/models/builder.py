@@ -200,7 +200,7 @@ def _check_detected(output: Any, spec: ModelSpec) -> None:
         raise ShapeError(
             f"model '{spec.name}' gave boxes, scores and labels {shapes} for 2 pictures; expected (2, N, 4), (2, N), (2, N)."
         )
-    if labels.numel() and not (0 <= int(labels.min()) and int(labels.max()) < spec.num_outputs):
+    if labels.numel() and not (int(labels.min()) >= 0 and int(labels.max()) < spec.num_outputs):
         raise ShapeError(
             f"model '{spec.name}' gave labels up to {int(labels.max())}; there are {spec.num_outputs} classes."
         )

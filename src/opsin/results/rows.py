@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from opsin.durable import write_durably
 from opsin.errors import DataError, ShapeError
 
-
 RAGGED = ("found_", "true_")
 """Columns whose names begin so hold a list per sample: what was found in a picture, and what is there."""
 _LENGTHS, _ENTRIES = "#lengths", "#entries"  # what a ragged column is saved as
