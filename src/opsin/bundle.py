@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -177,7 +177,7 @@ class Bundle:
 
     def predict_samples(self, samples: Sequence[Sample], runner: Any = None) -> list[Any]:
         """Results of samples that are read already."""
-        prepared = [self.task.prepare(Sample(s.id, s.image), 0, train=False) for s in samples]
+        prepared = [self.task.prepare(replace(s, target={}), 0, train=False) for s in samples]
         batch = self.task.collate(prepared, np.zeros(len(prepared), np.uint64))
         if runner is not None:
             outputs = runner(batch.inputs)
@@ -246,12 +246,13 @@ def as_sample(image: Any, number: int = 0, reduce_to: int | None = None, spec: I
         ConfigError: for anything else, other number types, or floats outside [0, 1] for a model of integers.
         DataError: if a file cannot be read.
     """
-    from opsin.data.image import read_image
+    from opsin.data.image import read_image, read_original
 
     if isinstance(image, Sample):
         return image
     if isinstance(image, str | Path):
-        return Sample(str(image), read_image(Path(image), reduce_to=reduce_to)[0])
+        pixels, _, size = read_original(Path(image), reduce_to=reduce_to)
+        return Sample(str(image), pixels, original_size=size)
     name = f"picture-{number}"
     if isinstance(image, Image.Image):
         file = io.BytesIO()

@@ -52,12 +52,14 @@ class Sample:
     Args:
         id: the relative POSIX path (NFC), plus `#index` when a file holds several.
         image: (C, H, W) uint8, uint16 or float32, EXIF orientation applied.
-        target: what the task of the data set needs, in pixels of this image; for classification head name to value.
+        target: head name to value; boxes and points in pixels of the original.
+        original_size: (H, W) of the original, where the file was decoded at a smaller size; None where `image` has it.
     """
 
     id: str
     image: Tensor
     target: dict[str, Any] = field(default_factory=dict)
+    original_size: tuple[int, int] | None = None
 
 
 class Geometry(NamedTuple):

@@ -85,7 +85,7 @@ class Cache:
         pixels: memoryview, dtype: str, shape: tuple[int, ...], interleaved: bool, rest: tuple[Any, ...]
     ) -> Sample:
         image = torch.from_numpy(np.frombuffer(pixels, dtype).reshape(shape))
-        return Sample(rest[0], image.permute(2, 0, 1) if interleaved else image, rest[1])
+        return Sample(rest[0], image.permute(2, 0, 1) if interleaved else image, *rest[1:])
 
     def info(self) -> CacheInfo:
         """Samples and bytes in use."""
@@ -95,7 +95,7 @@ class Cache:
         image = sample.image
         interleaved = image.permute(1, 2, 0).is_contiguous()
         pixels = (image.permute(1, 2, 0) if interleaved else image.contiguous()).numpy()
-        facts = (reduce_to, pixels.dtype.str, pixels.shape, interleaved, (sample.id, sample.target))
+        facts = (reduce_to, pixels.dtype.str, pixels.shape, interleaved, (sample.id, sample.target, sample.original_size))
         header = pickle.dumps(facts, protocol=5)
         padded = -(-len(header) // _ALIGN) * _ALIGN
         size = padded + -(-pixels.nbytes // _ALIGN) * _ALIGN

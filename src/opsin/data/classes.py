@@ -134,6 +134,12 @@ def class_counts(data: Dataset, indices: NDArray[np.int64]) -> Mapping[str, dict
     return found
 
 
+def may_mirror(class_names: Sequence[str]) -> bool:
+    """Whether a mirrored thing is still of its class: not where names speak of left and right, or are digits or letters."""
+    names = [str(name).lower() for name in class_names]
+    return not any("left" in n or "right" in n for n in names) and not (names and all(len(n) <= 1 for n in names))
+
+
 def spec_words(spec: ImageSpec) -> str:
     """A spec in words for reports, e.g. "RGB 8 bit"."""
     names = {1: "gray", 2: "gray with alpha", 3: "RGB", 4: "RGB with alpha"}

@@ -19,7 +19,7 @@ from PIL import Image
 
 from opsin.data.columns import StringColumn
 from opsin.data.groups import group_codes, sample_times
-from opsin.data.image import read_image
+from opsin.data.image import read_original
 from opsin.data.objects import ObjectColumn
 from opsin.data.sources import SAMPLED, ArraySource, FileSource, Problem, learn_spec
 from opsin.data.spec import conversion_name, convert, loses
@@ -129,7 +129,7 @@ class Dataset:
         if isinstance(self.source, ArraySource):
             return Sample(self.ids[i], torch.from_numpy(np.array(self.source.array[self._row(i)])), target)
         place, name = self.source.place, self.source.names[self._row(i)]
-        image, have = read_image(place.read(name), reduce_to=reduce_to, name=place.where(name))
+        image, have, size = read_original(place.read(name), reduce_to=reduce_to, name=place.where(name))
         want = self.spec
         if have != want:
             if loses(have, want):
@@ -141,7 +141,7 @@ class Dataset:
                     f"pictures. Convert the file, or say what the pictures are: dataset.with_spec(ImageSpec(...))."
                 )
             image = convert(image, have, want)
-        return Sample(self.ids[i], image, target)
+        return Sample(self.ids[i], image, target, size)
 
     @staticmethod
     def _target(values: NDArray[Any], i: int) -> Any:

@@ -141,6 +141,16 @@ def read_image(
         return torch.from_numpy(pixels).permute(2, 0, 1), spec  # (H, W, C) -> (C, H, W)
 
 
+def read_original(
+    source: bytes | str | os.PathLike[str], *, reduce_to: int | None = None, name: str | None = None
+) -> tuple[Tensor, ImageSpec, tuple[int, int] | None]:
+    """`read_image`, and the (H, W) that the picture has in full; None if it was decoded so."""
+    data, name = _content(source, name)
+    image, spec = read_image(data, reduce_to=reduce_to, name=name)
+    size = None if reduce_to is None else probe(data, name=name).size
+    return image, spec, None if size == tuple(image.shape[1:]) else size
+
+
 def probe(source: bytes | str | os.PathLike[str], *, name: str | None = None) -> Probe:
     """Read the header of a picture only (a microsecond for JPEG, some for others).
 

@@ -37,7 +37,8 @@ class Shrunk:
         sample: Sample = self.dataset.read(i, None if reduce_to is None else max(reduce_to, self.side))
         if min(sample.image.shape[1:]) <= self.side:
             return sample
-        return Sample(sample.id, resize_shortest(sample.image, self.side)[0], sample.target)
+        size = sample.original_size or (sample.image.shape[1], sample.image.shape[2])
+        return Sample(sample.id, resize_shortest(sample.image, self.side)[0], sample.target, size)
 
 
 def shrunk(dataset: Any, side: int | None, least: int | None) -> Any:

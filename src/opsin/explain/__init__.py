@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -147,13 +148,13 @@ def asking(
 
     from opsin.bundle import as_sample
     from opsin.explain.question import Question, undisturbed
-    from opsin.task import Sample, as_arrays
+    from opsin.task import as_arrays
 
     task = bundle.task
     with torch.inference_mode(False), undisturbed(bundle.model):
         sample = as_sample(image, number, task.reduce_to, task.spec)
-        size = _original_size(image, sample)
-        prepared = task.prepare(Sample(sample.id, sample.image), 0, train=False)
+        size = sample.original_size or (int(sample.image.shape[1]), int(sample.image.shape[2]))
+        prepared = task.prepare(replace(sample, target={}), 0, train=False)
         batch = task.collate([prepared], np.zeros(1, np.uint64))
         device = next(bundle.model.parameters(), torch.zeros(())).device
         pixels = batch.inputs.to(device, torch.float32)
@@ -163,15 +164,6 @@ def asking(
         bounds = (0.0, 255.0) if task.spec is None else task.spec.range
         question = Question(bundle.model, pixels, aim.pick, aim.chance, bounds, batch_size)
         yield Asked(sample.id, question, aim, prepared.geometry, size)
-
-
-def _original_size(image: Any, sample: Any) -> tuple[int, int]:
-    """(H, W) of the picture itself; large JPEG files are decoded at a fraction of it."""
-    from opsin.data.image import probe
-
-    if isinstance(image, str | Path):
-        return probe(Path(image)).size
-    return int(sample.image.shape[1]), int(sample.image.shape[2])
 
 
 def explanation(asked: Asked, method: str, found: Found) -> Explanation:

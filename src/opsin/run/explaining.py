@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from opsin.bundle import Bundle
 from opsin.data.dataset import Dataset
-from opsin.data.image import read_image
+from opsin.data.image import read_original
 from opsin.errors import ConfigError, DataError
 from opsin.explain import DEFAULT, Asked, asking, checked, defaults, explanation
 from opsin.results.explanation import Explanation
@@ -125,7 +125,8 @@ def _read(source: Dataset, i: int, reduce_to: int | None) -> tuple[Sample, Image
     if source.arrays is not None:
         sample = source.read(i)
     else:
-        sample = Sample(source.id(i), read_image(data, reduce_to=reduce_to, name=source.id(i))[0])
+        pixels, _, size = read_original(data, reduce_to=reduce_to, name=source.id(i))
+        sample = Sample(source.id(i), pixels, original_size=size)
     try:
         with Image.open(io.BytesIO(data)) as image:
             picture = ImageOps.exif_transpose(image)

@@ -160,7 +160,7 @@ class _Read:
 
 def _read_ahead(source: Dataset, reduce_to: int | None) -> Iterator[_Read]:
     """Decode pictures in threads, a little ahead of the model."""
-    from opsin.data.image import probe, read_image
+    from opsin.data.image import probe, read_original
 
     def read(i: int) -> _Read:
         name = source.id(i)
@@ -168,8 +168,9 @@ def _read_ahead(source: Dataset, reduce_to: int | None) -> Iterator[_Read]:
             if source.arrays is not None:
                 return _Read(i, name, source.read(i))
             data, _ = source.bytes_of(i)
-            image, spec = read_image(data, reduce_to=reduce_to, name=name)
-            return _Read(i, name, Sample(name, image), taken=probe(data, name=name).taken or "", words=spec_words(spec))
+            image, spec, size = read_original(data, reduce_to=reduce_to, name=name)
+            sample = Sample(name, image, original_size=size)
+            return _Read(i, name, sample, taken=probe(data, name=name).taken or "", words=spec_words(spec))
         except DataError as error:
             return _Read(i, name, None, str(error))
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opsin.data import transforms
-from opsin.data.classes import class_weights, infer_heads, picture_sizes, pixel_statistics, prior_logits, to_spec
+from opsin.data.classes import class_weights, infer_heads, may_mirror, picture_sizes, pixel_statistics, prior_logits, to_spec
 from opsin.data.resize import Interpolation, center_crop, chain, random_resized_crop, resize, resize_center_crop, stack
 from opsin.data.transforms import AugmentSettings
 from opsin.errors import ConfigError, DataError, UnknownName
@@ -527,10 +527,7 @@ def _fit(image: Tensor, size: tuple[int, int], how: Interpolation) -> tuple[Tens
 
 
 def _may_flip(heads: Sequence[Any], small: bool, channels: int) -> bool:
-    names = [str(name).lower() for head in heads for name in head.class_names]
-    if any("left" in name or "right" in name for name in names) or (names and all(len(name) <= 1 for name in names)):
-        return False
-    return not (small and channels == 1)
+    return may_mirror([name for head in heads for name in head.class_names]) and not (small and channels == 1)
 
 
 build = Classify
