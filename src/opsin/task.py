@@ -190,6 +190,8 @@ class Task(abc.ABC, Generic[S]):
     phases: ClassVar[tuple[str, ...]] = ("main",)
     coupled: ClassVar[bool] = False
     settings_type: ClassVar[type[TaskSettings]] = TaskSettings
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """The weakest layer of a run's settings, by section, where the general defaults do not suit the task."""
     spec: ImageSpec | None = None  # what pictures are turned into, for tasks on pictures
 
     def __init__(self, settings: S) -> None:

@@ -11,19 +11,34 @@ from opsin.cli._frame import Json, console, emit
 from opsin.errors import ConfigError
 
 NAMES = ("predict",)
-HELP = "Say what a model sees in pictures, folders or archives."
+HELP = "Say what a model sees in pictures, folders, archives or videos."
 ORDER = 50
 SHOWN = 20
 
 
 def command(
     run: Annotated[str, typer.Argument(help="A run, a bundle, last, or fetched weights, e.g. resnet18.")],
-    inputs: Annotated[list[str], typer.Argument(help="Pictures, folders or archives.")],
-    save: Annotated[str | None, typer.Option(help="Draw the results into this folder.")] = None,
+    inputs: Annotated[
+        list[str], typer.Argument(help="Pictures, folders, archives, videos, or a camera (camera:0).")
+    ],
+    save: Annotated[
+        str | None, typer.Option(help="Draw the results into this folder; a video becomes a video.")
+    ] = None,
     sort_into: Annotated[str | None, typer.Option(help="Copy pictures into one folder per class here.")] = None,
     review_below: Annotated[
         float | None, typer.Option(min=0, max=1, help="List pictures whose score is lower, to look at again.")
     ] = None,
+    crops: Annotated[str | None, typer.Option(help="Cut every object found out, into one folder per class here.")] = None,
+    score: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Show objects from this score on, not from the model's own.")
+    ] = None,
+    tile: Annotated[
+        int | None, typer.Option(min=32, help="See large pictures in overlapping tiles of so many pixels (and as a whole).")
+    ] = None,
+    tile_overlap: Annotated[float, typer.Option(min=0, max=0.9, help="Share of a tile that the next one repeats.")] = 0.2,
+    every: Annotated[int, typer.Option(min=1, help="Of a video, every n-th frame.")] = 1,
+    frames: Annotated[int | None, typer.Option(min=1, help="Of a video or camera, so many frames.")] = None,
+    coco: Annotated[str | None, typer.Option(help="Write all boxes as a COCO results file here.")] = None,
     table: Annotated[str | None, typer.Option(help="Where to write the table (CSV).")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Show this many classes per picture.")] = None,
     beside: Annotated[
@@ -33,23 +48,25 @@ def command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     json: Json = False,
 ) -> int:
-    """Say what a model sees in pictures, folders or archives.
+    """Say what a model sees in pictures, folders, archives, videos or a camera.
 
-    For a folder a table predictions.csv is always written. Pictures that cannot be read are listed, and the others
+    For a folder or a video a table predictions.csv is always written. Pictures that cannot be read are listed, and the others
     predicted.
 
     With --beside two models or more see the same pictures, each with its own preprocessing; where they disagree is
     marked, with ! where two of them are sure (0.8 and more) of different classes.
     """
     if beside:
-        if any(one is not None for one in (save, sort_into, review_below, table)):
+        if any(one is not None for one in (save, sort_into, review_below, table, crops, score, tile, frames, coco)):
             raise ConfigError(
-                "--beside shows answers side by side; leave out --save, --sort-into, --review-below, --table."
+                "--beside shows answers side by side; leave out --save, --sort-into, --crops, --review-below, --score, "
+                "--tile, --frames, --coco and --table."
             )
         return _beside([run, *beside], inputs, top or 3, device, json)
     from opsin.engine.precision import choose_device
     from opsin.run import load
     from opsin.run.predicting import predict_files
+    from opsin.run.tiling import Tiling
 
     bundle = load(run)
     found = predict_files(
@@ -58,6 +75,12 @@ def command(
         runner=bundle.runner(bundle.info.get("precision", "fp32"), choose_device(device)),
         save=None if save is None else Path(save),
         sort_into=None if sort_into is None else Path(sort_into),
+        crops=None if crops is None else Path(crops),
+        score=score,
+        tiling=None if tile is None else Tiling((tile, tile), tile_overlap),
+        every=every,
+        frames=frames,
+        coco=None if coco is None else Path(coco),
         table=None if table is None else Path(table),
         review_below=review_below,
     )
@@ -115,7 +138,7 @@ def _table(found: Any, top: int | None = None) -> Any:
     table = Table()
     table.add_column("file", overflow="fold")
     heads = found.results[0][1].columns() if found.results else {}
-    shown = [name for name in heads if not name.endswith("top5")]
+    shown = [name for name in heads if not name.endswith(("top5", "boxes"))]
     for name in shown:
         table.add_column(name, justify="right" if name.endswith("score") else "left")
     for name, result, _ in found.results[:SHOWN]:
@@ -123,7 +146,7 @@ def _table(found: Any, top: int | None = None) -> Any:
         if top is not None and hasattr(result, "top") and "class" in cells:
             best = result.top(top)
             cells |= {"class": "\n".join(n for n, _ in best), "score": "\n".join(f"{s:.6f}" for _, s in best)}
-        table.add_row(name, *(cells[key] for key in shown))
+        table.add_row(name, *(str(cells[key]) for key in shown))
     parts: list[Any] = [table]
     if len(found.results) > SHOWN:
         parts.append(Text(f"... and {len(found.results) - SHOWN} more"))
@@ -133,6 +156,12 @@ def _table(found: Any, top: int | None = None) -> Any:
                 f"{len(found.review)} to look at again: {', '.join(found.review[:5])}{' ...' if len(found.review) > 5 else ''}"
             )
         )
+    for source, drawn in found.videos.items():
+        parts.append(Text(f"{source}: drawn in {drawn}"))
+    if found.crops:
+        parts.append(Text(f"{found.crops} objects cut out."))
+    if found.results:
+        parts.append(Text(f"{len(found.results) / max(found.seconds, 1e-9):.1f} pictures a second, reading included."))
     if found.table is not None:
         parts.append(Text(f"All of them: {found.table}"))
     return Group(*parts)

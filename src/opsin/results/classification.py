@@ -111,6 +111,11 @@ class Classification:
         """Score of that class, in [0, 1]."""
         return self.heads[0].score
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Classes that the first head says: one, or with labels any number."""
+        return self.heads[0].labels
+
     def top(self, k: int = 5) -> list[tuple[str, float]]:
         """The k best classes of the first head."""
         return self.heads[0].top(k)

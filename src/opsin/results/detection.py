@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -157,6 +158,41 @@ class Detection:
             f"{one.class_name}:{one.score:.4f}:{','.join(f'{v:.1f}' for v in one.box_xyxy)}" for one in self
         )
         return {"objects": len(self), "classes": counts, "score": f"{self.score:.6f}", "boxes": objects}
+
+    def crops(self, image: Image.Image, margin: float = 0.0) -> list[tuple[str, Image.Image]]:
+        """Class and picture of every object found.
+
+        Args:
+            image: the original picture.
+            margin: pixels around the box, as a share of its longer side.
+        """
+        found = []
+        for one in self:
+            left, top, right, bottom = one.box_xyxy
+            more = margin * max(right - left, bottom - top)
+            box = (
+                max(math.floor(left - more), 0), max(math.floor(top - more), 0),
+                min(math.ceil(right + more), image.width), min(math.ceil(bottom + more), image.height),
+            )  # fmt: skip
+            if box[2] > box[0] and box[3] > box[1]:
+                found.append((one.class_name, image.crop(box)))
+        return found
+
+    def coco(self, image_id: int | str) -> list[dict[str, Any]]:
+        """All candidates as COCO results: `bbox` is (x, y, width, height), classes count from 1 in their order."""
+        every, found = self.candidates, []
+        for box, score, label, points in zip(every.boxes_xyxy.tolist(), every.scores, every.labels, every.points):
+            left, top, right, bottom = box
+            one: dict[str, Any] = {
+                "image_id": image_id,
+                "category_id": int(label) + 1,
+                "bbox": [round(v, 3) for v in (left, top, right - left, bottom - top)],
+                "score": round(float(score), 6),
+            }
+            if len(points):
+                one["keypoints"] = [round(float(v), 3) for point in points for v in point]
+            found.append(one)
+        return found
 
     def draw(self, image: Image.Image) -> Image.Image:
         """The picture with its boxes, classes and scores; each class has its color."""

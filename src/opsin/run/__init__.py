@@ -138,7 +138,9 @@ def new_recipe(task: str, layers: Sequence[Layer]) -> Recipe:
         UnknownName: if there is no such task.
         ConfigError: with everything that is wrong in the values.
     """
-    return Recipe.build(task, tasks.get(task).settings_type, [*transfer_defaults(layers), *layers])
+    kind = tasks.get(task)
+    own = [Layer(f"task {task}", kind.defaults)] if kind.defaults else []
+    return Recipe.build(task, kind.settings_type, [*own, *transfer_defaults(layers), *layers])
 
 
 def train(

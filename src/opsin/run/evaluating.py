@@ -18,6 +18,7 @@ from opsin.data.dataset import PARTS, Dataset
 from opsin.data.formats import load_data
 from opsin.data.ledger import Ledger
 from opsin.data.loader import EvalLoader
+from opsin.data.objects import ObjectColumn
 from opsin.engine.evaluate import evaluate
 from opsin.engine.precision import choose_device
 from opsin.errors import ConfigError, DataError
@@ -144,7 +145,9 @@ def _renumbered(dataset: Dataset, head: str, names: tuple[str, ...]) -> Dataset:
     view = dataset.select(np.arange(len(dataset)))
     view.heads = tuple(replace(h, class_names=names) if h is old else h for h in dataset.heads)
     values = dataset.targets[head]
-    if old.kind == "single":
+    if isinstance(values, ObjectColumn):
+        view.targets[head] = ObjectColumn(replace(values.objects, labels=place[values.objects.labels]), values.starts)
+    elif old.kind == "single":
         view.targets[head] = np.where(values >= 0, place[np.clip(values, 0, None)], -1)
     else:
         full = np.zeros((len(values), len(names)), np.float32)

@@ -1,29 +1,36 @@
-"""Predict files and folders: a table, drawn pictures, pictures sorted into folders by class, pictures to look at again."""
+"""Predict files, folders and videos: a table, drawn pictures, crops, pictures sorted into folders by class."""
 
 from __future__ import annotations
 
 import csv
+import io
+import json
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from opsin.bundle import Bundle
 from opsin.data.classes import spec_words
 from opsin.data.dataset import Dataset
 from opsin.data.formats import load_data
+from opsin.data.video import Frame, VideoReader, VideoWriter, is_video
+from opsin.durable import write_durably
 from opsin.errors import ConfigError, DataError
-from opsin.results.classification import Classification
+from opsin.run.tiling import Tiling, predict_tiled
 from opsin.task import Sample
 
 BATCH = 32
+VIDEO_BATCH = 8  # frames; more would keep a camera waiting
 REVIEW = "review"
 
 
@@ -36,6 +43,8 @@ class Predictions:
         failed: name to reason, of pictures that could not be read.
         converted: conversion in words to number of pictures.
         table: where predictions.csv is.
+        videos: input to the drawn video.
+        crops: how many objects were cut out.
         seconds: for reading and predicting.
     """
 
@@ -44,6 +53,8 @@ class Predictions:
     converted: dict[str, int] = field(default_factory=dict)
     review: list[str] = field(default_factory=list)
     table: Path | None = None
+    videos: dict[str, str] = field(default_factory=dict)
+    crops: int = 0
     seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,8 +68,35 @@ class Predictions:
             "converted": self.converted,
             "review": self.review,
             "table": None if self.table is None else str(self.table),
+            "videos": self.videos,
+            "crops": self.crops,
             "images_per_second": len(self.results) / max(self.seconds, 1e-9),
         }
+
+
+@dataclass
+class Wanted:
+    """What is done with every result besides listing it.
+
+    Args:
+        save: draw each result into this folder; a video becomes a video.
+        sort_into: copy each picture into a folder per class here; with several classes, into each of them.
+        crops: cut each object found out of its picture, into a folder per class here.
+        review_below: pictures whose score is lower are listed (and, with `sort_into`, go to the folder `review`).
+        score: show objects from this score on, instead of the model's own thresholds.
+        tiling: see large pictures in overlapping tiles.
+        every: of a video, every n-th frame.
+        frames: of a video, at most so many frames.
+    """
+
+    save: Path | None = None
+    sort_into: Path | None = None
+    crops: Path | None = None
+    review_below: float | None = None
+    score: float | None = None
+    tiling: Tiling | None = None
+    every: int = 1
+    frames: int | None = None
 
 
 def predict_files(
@@ -67,47 +105,66 @@ def predict_files(
     *,
     save: Path | None = None,
     sort_into: Path | None = None,
+    crops: Path | None = None,
     review_below: float | None = None,
+    score: float | None = None,
+    tiling: Tiling | None = None,
+    every: int = 1,
+    frames: int | None = None,
+    coco: Path | None = None,
     table: Path | None = None,
     write_table: bool = True,
     runner: Any = None,
     progress: Callable[[int], None] | None = None,
 ) -> Predictions:
-    """Predict every picture among files, folders and archives.
+    """Predict every picture among files, folders, archives, videos and cameras.
 
     Args:
         bundle: the model.
-        inputs: files, folders (with all below) or archives.
-        save: draw each result into this folder.
-        sort_into: copy each picture into a folder per class here; with several labels, into each of them.
-        review_below: pictures whose score is lower are listed (and, with `sort_into`, go to the folder `review`).
+        inputs: files, folders (with all below), archives, videos, or cameras (`camera:0`).
+        save, sort_into, crops, review_below, score, tiling, every, frames: see `Wanted`.
+        coco: write all boxes as a COCO results file here; pictures that come with a COCO id keep it.
         table: where to write the table; by default `predictions.csv` in `save`, or here when a folder was given.
         write_table: False writes none, whatever was given.
         runner: another runtime of the same model.
         progress: called with the number of pictures done.
 
     Raises:
-        ConfigError: if there is nothing at an input, or no picture in any.
+        ConfigError: if there is nothing at an input, no picture in any, or the model has no boxes where they are needed.
     """
-    if table is not None and table.exists():
-        raise ConfigError(f"--table {table} exists already; give another name, or remove it.")
+    for flag, path in (("--table", table), ("--coco", coco)):
+        if path is not None and path.exists():
+            raise ConfigError(f"{flag} {path} exists already; give another name, or remove it.")
+    wanted = Wanted(save, sort_into, crops, review_below, score, tiling, every, frames)
+    _need_boxes(bundle, {"--crops": crops, "--coco": coco, "--score": score, "--tile": tiling})
     started, found = time.monotonic(), Predictions()
-    sources = [pictures_at(Path(one)) for one in inputs]
-    if sum(len(source) for source in sources) == 0:
+    videos = [one for one in inputs if is_video(one)]
+    sources = [pictures_at(Path(one)) for one in inputs if one not in videos]
+    if sum(len(source) for source in sources) == 0 and not videos:
         raise ConfigError(f"No picture found in {', '.join(map(str, inputs))}.")
-    reduce_to = bundle.task.reduce_to
+    reduce_to = None if tiling is not None else bundle.task.reduce_to
     for source in sources:
         reader = _read_ahead(source, reduce_to)
         while chunk := list(islice(reader, BATCH)):
-            _predict_chunk(bundle, source, chunk, found, runner, save, sort_into, review_below)
+            _predict_chunk(bundle, source, chunk, found, runner, wanted)
             if progress is not None:
                 progress(len(found.results) + len(found.failed))
+    for video in videos:
+        _predict_video(bundle, video, found, runner, wanted, progress)
     found.seconds = time.monotonic() - started
-    folder = any(not Path(one).is_file() or len(source) > 1 for one, source in zip(inputs, sources))
+    folder = any(len(source) != 1 for source in sources) or any(Path(one).is_dir() for one in inputs) or bool(videos)
     if write_table and (table is not None or save is not None or folder):
         found.table = table or free_path((save or Path()) / "predictions.csv")
         _write_table(found)
+    if coco is not None:
+        _write_coco(found, sources, coco)
     return found
+
+
+def _need_boxes(bundle: Bundle, flags: dict[str, Any]) -> None:
+    given = [flag for flag, value in flags.items() if value is not None]
+    if given and bundle.task.model_facts.get("answer") != "detected":
+        raise ConfigError(f"{given[0]} is for detectors; this model says no boxes (its task is {bundle.task_name}).")
 
 
 def pictures_at(path: Path) -> Dataset:
@@ -185,44 +242,90 @@ def _read_ahead(source: Dataset, reduce_to: int | None) -> Iterator[_Read]:
 
 
 def _predict_chunk(
-    bundle: Bundle, source: Dataset, chunk: Sequence[_Read], found: Predictions, runner: Any,
-    save: Path | None, sort_into: Path | None, review_below: float | None,
-) -> None:  # fmt: skip
+    bundle: Bundle, source: Dataset, chunk: Sequence[_Read], found: Predictions, runner: Any, wanted: Wanted
+) -> None:
     good = [one for one in chunk if one.sample is not None]
     found.failed.update({one.name: one.reason for one in chunk if one.sample is None})
     if not good:
         return
-    results = bundle.predict_samples([one.sample for one in good if one.sample is not None], runner)
+    results = _results(bundle, [one.sample for one in good if one.sample is not None], runner, wanted)
     want = bundle.input_words
     for one, result in zip(good, results):
         found.results.append((one.name, result, one.taken))
         if one.words is not None and one.words != want:
             words = f"{one.words} to {want}"
             found.converted[words] = found.converted.get(words, 0) + 1
-        unsure = review_below is not None and result.score < review_below
+        unsure = wanted.review_below is not None and result.score < wanted.review_below
         if unsure:
             found.review.append(one.name)
-        if save is not None:
-            _draw(source, one, result, save)
-        if sort_into is not None:
-            _sort(source, one, [REVIEW] if unsure else _labels(result), sort_into)
+        if wanted.save is not None or wanted.crops is not None:
+            data, _ = source.bytes_of(one.index)
+            with Image.open(io.BytesIO(data)) as image:
+                _pictures_of(one.name, result, ImageOps.exif_transpose(image), found, wanted, wanted.save)
+        if wanted.sort_into is not None:
+            _sort(source, one, [REVIEW] if unsure else list(result.classes) or ["none"], wanted.sort_into)
 
 
-def _labels(result: Any) -> list[str]:
-    if isinstance(result, Classification):
-        return list(result.heads[0].labels) or ["none"]
-    return [str(result.label)]
+def _results(bundle: Bundle, samples: Sequence[Sample], runner: Any, wanted: Wanted) -> list[Any]:
+    if wanted.tiling is None:
+        results = bundle.predict_samples(samples, runner)
+    else:
+        results = [predict_tiled(bundle, sample, wanted.tiling, runner) for sample in samples]
+    return results if wanted.score is None else [result.at(wanted.score) for result in results]
 
 
-def _draw(source: Dataset, one: _Read, result: Any, save: Path) -> None:
-    import io
+def _pictures_of(
+    name: str, result: Any, image: Image.Image, found: Predictions, wanted: Wanted, save: Path | None
+) -> None:
+    """Write the drawn picture and the crops of one result."""
+    if save is not None:
+        target = save / Path(safe_path(name)).with_suffix(".png")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        result.draw(image).save(free_path(target))
+    if wanted.crops is not None:
+        for number, (label, cut) in enumerate(result.crops(image)):
+            stem = safe_path(name).replace("/", "-").rpartition(".")[0] or safe_path(name)
+            target = wanted.crops / _safe(label) / f"{stem}-{number}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            cut.save(free_path(target))
+            found.crops += 1
 
-    data, _ = source.bytes_of(one.index)
-    with Image.open(io.BytesIO(data)) as image:
-        drawn = result.draw(ImageOps.exif_transpose(image))
-    target = save / Path(safe_path(one.name)).with_suffix(".png")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    drawn.save(free_path(target))
+
+def _predict_video(
+    bundle: Bundle, source: str | Path, found: Predictions, runner: Any, wanted: Wanted,
+    progress: Callable[[int], None] | None,
+) -> None:  # fmt: skip
+    """Frame by frame, in constant memory; ids are `clip.mp4#frame`, times are seconds of the video."""
+    stem = safe_path(Path(str(source).replace(":", "-")).name)
+    with VideoReader(source, every=wanted.every) as reader:
+        writer: VideoWriter | None = None
+        if wanted.save is not None:
+            wanted.save.mkdir(parents=True, exist_ok=True)
+            drawn = free_path(wanted.save / Path(stem).with_suffix(".mp4"))
+            writer = VideoWriter(drawn, reader.facts.size, reader.facts.rate)
+            found.videos[str(source)] = str(drawn)
+        with writer or nullcontext():
+            frames = islice(reader, wanted.frames)
+            while chunk := list(islice(frames, VIDEO_BATCH)):
+                samples = [Sample(f"{stem}#{frame.index}", frame.image) for frame in chunk]
+                results = _results(bundle, samples, runner, wanted)
+                for frame, sample, result in zip(chunk, samples, results):
+                    _frame_done(frame, sample, result, found, wanted, writer)
+                if progress is not None:
+                    progress(len(found.results) + len(found.failed))
+
+
+def _frame_done(
+    frame: Frame, sample: Sample, result: Any, found: Predictions, wanted: Wanted, writer: VideoWriter | None
+) -> None:
+    found.results.append((sample.id, result, f"{frame.seconds:.3f}"))
+    if wanted.review_below is not None and result.score < wanted.review_below:
+        found.review.append(sample.id)
+    if writer is not None or wanted.crops is not None:
+        image = Image.fromarray(frame.image.permute(1, 2, 0).numpy())
+        _pictures_of(sample.id, result, image, found, wanted, None)
+        if writer is not None:
+            writer.add(np.asarray(result.draw(image)))
 
 
 def _sort(source: Dataset, one: _Read, labels: Sequence[str], folder: Path) -> None:
@@ -265,6 +368,17 @@ def _write_table(found: Predictions) -> None:
         writer.writeheader()
         writer.writerows(lines)
     shutil.move(aside, found.table)
+
+
+def _write_coco(found: Predictions, sources: Sequence[Dataset], path: Path) -> None:
+    ids: dict[str, int | str] = {}
+    for source in sources:
+        known = source.attributes.get("coco_image_id")
+        if known is not None:
+            ids |= {source.id(i): int(text) if text.isdigit() else text for i, text in enumerate(known)}
+    boxes = [box for name, result, _ in found.results for box in result.coco(ids.get(name, name))]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(path, (json.dumps(boxes) + "\n").encode())
 
 
 def _without_id(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,68 @@
+"""Predict a large picture in overlapping tiles, so that small objects keep their pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from opsin.bundle import Bundle
+from opsin.data.box_transforms import tiles, untile
+from opsin.errors import ConfigError
+from opsin.results.detection import Candidates, Detection
+from opsin.task import Sample
+
+BATCH = 16  # tiles per pass
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a picture is cut: `size` (H, W) of a tile in pixels of the original, `overlap` of neighbors as a share of it.
+
+    With `whole`, the picture as a whole is looked at too, for objects that are larger than a tile.
+    """
+
+    size: tuple[int, int]
+    overlap: float = 0.2
+    whole: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 32 or not 0 <= self.overlap < 0.9:
+            raise ConfigError(f"Tiles of {self.size} with an overlap of {self.overlap}: expected 32 pixels and more, 0 to 0.9.")
+
+
+def predict_tiled(bundle: Bundle, sample: Sample, tiling: Tiling, runner: Any = None) -> Detection:
+    """What a detector sees of a picture in tiles, as one result in pixels of the picture.
+
+    Args:
+        sample: read in full size.
+    """
+    height, width = sample.image.shape[1:]
+    corners = tiles(height, width, tiling.size, tiling.overlap)
+    parts = [
+        replace(sample, image=sample.image[:, top : top + tiling.size[0], left : left + tiling.size[1]], original_size=None)
+        for top, left in corners
+    ]
+    offsets = [(left, top) for top, left in corners]
+    if tiling.whole and len(parts) > 1:
+        parts, offsets = [*parts, sample], [*offsets, (0, 0)]
+    found: list[Detection] = []
+    for start in range(0, len(parts), BATCH):
+        found += bundle.predict_samples(parts[start : start + BATCH], runner)
+    return joined(sample.id, (height, width), found, offsets, bundle.task.settings.max_detections)
+
+
+def joined(
+    name: str, size: tuple[int, int], parts: list[Detection], offsets: list[tuple[int, int]], most: int
+) -> Detection:
+    """Results of parts of a picture as one; `offsets` (x, y) are the parts' corners in it."""
+    every = [part.candidates for part in parts]
+    boxes, scores, labels, positions = untile(
+        [one.boxes_xyxy for one in every], [one.scores for one in every], [one.labels for one in every], offsets
+    )
+    shift = np.concatenate([np.tile(np.array([*at, 0.0], np.float32), (len(one), 1)) for one, at in zip(every, offsets)])
+    points = np.concatenate([one.points for one in every]) + shift[:, None]
+    candidates = Candidates(boxes, scores, labels, points[positions])
+    best = Candidates(boxes[:most], scores[:most], labels[:most], candidates.points[:most])
+    return replace(parts[0], id=name, size=size, candidates=best)
