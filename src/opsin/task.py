@@ -84,7 +84,7 @@ class Prepared(NamedTuple):
 def _rows_of(value: Any, start: int, stop: int) -> Any:
     if isinstance(value, Mapping):
         return {name: _rows_of(part, start, stop) for name, part in value.items()}
-    return value[start:stop]
+    return value if isinstance(value, int) else value[start:stop]
 
 
 def _moved(value: Any, device: torch.device) -> Any:
@@ -106,8 +106,10 @@ class Batch:
         targets: name to tensor with first axis B + extra, or lists.
         geometry, originals, ids: one entry per own sample (B), for predictions in original pixels.
         keys: (B + extra,) uint64, the random key of every sample.
-        partners: (B,) positions in `inputs` of the samples to mix with, or None. Partners come from the *global* batch:
-            those that other processes own lie in the `extra` last places, and `augment` cuts them off.
+        partners: (B,) positions in `inputs` of the samples to mix with, or (B, P) for several each, or None. Partners
+            come from the *global* batch: those that other processes own lie in the `extra` last places, and `augment`
+            cuts them off.
+        key: of the global batch (that of its first sample), for what all its samples share, such as their size.
     """
 
     inputs: Any
@@ -117,6 +119,7 @@ class Batch:
     ids: list[str]
     keys: Keys
     partners: NDArray[np.int64] | None = None
+    key: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -247,7 +250,7 @@ class Task(abc.ABC, Generic[S]):
         """Put prepared samples into one batch."""
 
     def partners(self, keys: Keys) -> NDArray[np.int64] | None:
-        """For mixing augmentations: whom each sample of the *global* batch (keys (B,)) is mixed with, or None."""
+        """For mixing augmentations: whom each sample of the *global* batch (keys (B,)) is mixed with: (B,), (B, P), None."""
         del keys
         return None
 

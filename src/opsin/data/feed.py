@@ -36,13 +36,15 @@ class Order(NamedTuple):
     """What one batch of one process is made of.
 
     `rows` (B + extra,) are the samples, `keys` (B + extra,) their keys; the first `own` belong to this process,
-    the others are partners that other processes own; `partners` (own,) are positions in `rows`, or None.
+    the others are partners that other processes own; `partners` (own,) or (own, P) are positions in `rows`, or None.
+    `key` is that of the global batch.
     """
 
     rows: NDArray[np.int64]
     keys: Keys
     own: int
     partners: NDArray[np.int64] | None
+    key: int = 0
 
 
 class _Failure(NamedTuple):
@@ -97,6 +99,7 @@ class Source:
             ids=batch.ids[:own],
             keys=order.keys,
             partners=order.partners,
+            key=order.key,
         )
 
 

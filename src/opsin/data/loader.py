@@ -47,9 +47,11 @@ class TrainLoader:
         cache: keeps decoded pictures; one object may serve several loaders of the same data set.
         table_bytes: limit of the fast path's table; by default an eighth of the memory that is available.
         start_method: of worker processes (`fork`, `spawn`, `forkserver`); the platform's default if None.
+        weights: (N,) how often each sample is wanted, relative to the others; an epoch keeps its length, and a sample
+            that is due 1.3 times comes once or twice. By default all come once.
 
     Raises:
-        ConfigError: if there are fewer samples, or a smaller batch, than processes.
+        ConfigError: if weights are not N positive numbers, or there are fewer samples, or a smaller batch, than processes.
     """
 
     def __init__(
@@ -67,8 +69,10 @@ class TrainLoader:
         cache: Cache | None = None,
         table_bytes: int | None = None,
         start_method: str | None = None,
+        weights: NDArray[np.floating] | None = None,
     ) -> None:
         self.indices = np.asarray(indices, np.int64)
+        self.weights = None if weights is None else _checked_weights(weights, len(self.indices))
         _check_rank(rank, world)
         if batch_size < world:
             raise ConfigError(f"run.batch_size={batch_size} is less than one sample for each of the {world} processes.")
@@ -95,7 +99,17 @@ class TrainLoader:
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """Give this process's share of every global batch of one epoch, from step `start` on."""
         order = seeding.numpy_generator(self.seed, number, "order").permutation(len(self.indices))
+        if self.weights is not None:
+            order = self._due(number, self.weights)[order]
         return self._batches.give(self._order(number, step, order) for step in range(start, self.steps_per_epoch))
+
+    def _due(self, epoch: int, weights: NDArray[np.float64]) -> Indices:
+        """Positions (N,) with repeats: systematic sampling, so each comes its expected number of times, rounded."""
+        ends = np.cumsum(weights) / weights.sum() * len(weights)
+        ends[-1] = len(weights)
+        start = seeding.numpy_generator(self.seed, epoch, "weights").random()
+        passed = np.ceil(ends - start).astype(np.int64)
+        return np.repeat(np.arange(len(ends)), np.diff(passed, prepend=0))
 
     def _order(self, epoch: int, step: int, order: Indices) -> Order:
         last = step == self.steps_per_epoch - 1
@@ -104,13 +118,13 @@ class TrainLoader:
         low, high = share(len(rows), self.rank, self.world)
         partners = self.task.partners(keys)
         if partners is None:
-            return Order(rows[low:high], keys[low:high], high - low, None)
+            return Order(rows[low:high], keys[low:high], high - low, None, int(keys[0]))
         wanted = np.asarray(partners, np.int64)[low:high]
         outside = np.unique(wanted[(wanted < low) | (wanted >= high)])
         local = np.concatenate([np.arange(low, high), outside])
         place = np.zeros(len(rows), np.int64)
         place[local] = np.arange(len(local))
-        return Order(rows[local], keys[local], high - low, place[wanted])
+        return Order(rows[local], keys[local], high - low, place[wanted], int(keys[0]))
 
     def close(self) -> None:
         """End worker processes; the loader can be used again and starts new ones."""
@@ -163,6 +177,13 @@ class EvalLoader:
 def share(count: int, rank: int, world: int) -> tuple[int, int]:
     """Start and stop of the contiguous part of `count` things that belongs to a process; sizes differ by at most 1."""
     return count * rank // world, count * (rank + 1) // world
+
+
+def _checked_weights(weights: NDArray[np.floating], count: int) -> NDArray[np.float64]:
+    values = np.asarray(weights, np.float64)
+    if values.shape != (count,) or not np.isfinite(values).all() or (values <= 0).any():
+        raise ConfigError(f"Sample weights must be {count} positive numbers, one per training sample.")
+    return values
 
 
 def _check_rank(rank: int, world: int) -> None:
@@ -300,4 +321,5 @@ class _Table:
             ids=[self.ids[i] for i in own],
             keys=order.keys,
             partners=order.partners,
+            key=order.key,
         )
