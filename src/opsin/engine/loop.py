@@ -101,7 +101,7 @@ class Stage:
 class Plan:
     """The numbers of a run that the loop needs; see `opsin.recipe` for their meaning.
 
-    With `stages`, `epochs` is their sum, and each stage has its own patience. `judge_first` validates the model before step
+    With `stages`, `epochs` is their sum, and each stage has its own patience; without, the run is one stage without a name. `judge_first` validates the model before step
     1, so that training has to beat it.
     """
 
@@ -170,6 +170,7 @@ class Loop:
     ) -> None:
         self.task, self.model, self.forward = task, model, forward or model
         self.loader, self.plan = loader, plan
+        self.stages = plan.stages or (Stage("", plan.epochs, plan.patience),)
         self.begin_stage, self.load_best, self.regularizer = begin_stage, load_best, regularizer
         self.precision, self.processes = precision, processes or Processes()
         self.stream = stream or Stream({})
@@ -199,16 +200,12 @@ class Loop:
 
     @property
     def _end(self) -> int:
-        """The epoch before which the run, or its last stage, ends."""
-        stages, state = self.plan.stages, self.state
-        if not stages:
-            return self.plan.epochs
-        return state.stage_epoch + sum(stage.epochs for stage in stages[state.stage :])
+        """The epoch at which the run ends, if no stage ends before its time."""
+        return self.state.stage_epoch + sum(stage.epochs for stage in self.stages[self.state.stage :])
 
     @property
     def _stage_end(self) -> int:
-        stages, state = self.plan.stages, self.state
-        return state.stage_epoch + stages[state.stage].epochs if stages else self.plan.epochs
+        return self.state.stage_epoch + self.stages[self.state.stage].epochs
 
     def run(self) -> LoopState:
         """Train to the end, or to an interruption; returns where training stands."""
@@ -227,7 +224,7 @@ class Loop:
         )
         if self.plan.judge_first and self.state.step == 0 and not self.state.best:
             self._judge(-1)
-        if self.plan.stages and self.state.step == 0:
+        if self.stages[0].name and self.state.step == 0:
             self._say_stage()
         reason = self.state.stopped or "done"
         while not self.finished:
@@ -267,7 +264,7 @@ class Loop:
     def _next_stage(self) -> None:
         """Go on from the best weights so far with the parameters, optimizers and schedule of the next stage."""
         state = self.state
-        if state.stage + 1 >= len(self.plan.stages) or self.begin_stage is None:
+        if state.stage + 1 >= len(self.stages) or self.begin_stage is None:
             return
         self.processes.barrier()  # the best weights are on disk
         if self.load_best is not None and state.best:
@@ -280,9 +277,9 @@ class Loop:
         self._say_stage()
 
     def _say_stage(self) -> None:
-        state, stage = self.state, self.plan.stages[self.state.stage]
+        state, stage = self.state, self.stages[self.state.stage]
         self.stream(
-            StageStarted(state.step, state.epoch, state.stage + 1, len(self.plan.stages), stage.name, stage.trained)
+            StageStarted(state.step, state.epoch, state.stage + 1, len(self.stages), stage.name, stage.trained)
         )
 
     # One step ---------------------------------------------------------------------------------------------------------
@@ -422,11 +419,10 @@ class Loop:
                 "latest weights are kept. See that the validation part has labels of every kind."
             )
             self.stream(Warned("undefined-monitor", text))
-        stages = self.plan.stages
-        patience = stages[state.stage].patience if stages else self.plan.patience
+        patience = self.stages[state.stage].patience
         if patience is None or state.worse_in_a_row < patience:
             return False
-        if state.stage + 1 >= len(stages):
+        if state.stage + 1 >= len(self.stages):
             state.stopped = "early stopping"
         return True
 
