@@ -1,0 +1,483 @@
+"""Detections judged: COCO's and PASCAL VOC's mean AP, recall, FROC, precision at an operating score, localization.
+
+The input is the rows of the task `detect`, one per picture. They are matched once; every weighting of the pictures reuses
+the matches, so that intervals by picture bootstrap cost sums, not matching.
+
+Differences to what others compute: none to COCO's evaluator (order of pictures = order of rows); sizes and classes without
+an object are nan and not -1. `true_difficult` matters for PASCAL VOC's metrics alone, `true_crowd` is ignored by all.
+
+Shapes: N pictures, R weightings, K classes, T = 10 IoU thresholds, A = 4 size ranges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from opsin.errors import DataError, ShapeError
+from opsin.metrics import boxes as geometry
+from opsin.metrics.average_precision import COCO_RECALLS, VOC_RECALLS, Points, Ranking, area, at_recalls, by_falling_score
+from opsin.metrics.inputs import FloatArray, IntArray, Weights, mean_of_defined, over_replicates, ratio
+from opsin.metrics.matching import (
+    Matches,
+    Pairs,
+    Scenes,
+    box_overlap,
+    match,
+    match_first_choice,
+    pairs,
+    places,
+    scenes,
+)
+from opsin.results.rows import Rows
+
+THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU
+SIZES = ("all", "small", "medium", "large")
+SIZE_RANGES = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])  # pixels of area, both ends included
+LIMITS = (1, 10, 100)  # detections per picture and class
+FALSE_PER_PICTURE = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
+CELLS = 2_000_000  # weights of detections held at once: 16 MB
+SCORE = 0.5  # operating score before one is chosen
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """Matched detections of one table of rows, ready for any weighting.
+
+    Args:
+        given: the rows as flat arrays.
+        num_classes: K.
+        pairs: detections and objects of the same picture and class, as far as they overlap by .5.
+        matches: COCO's, at `thresholds` and `ranges`.
+        order: (D,) detections class after class by falling score, those beyond the limit per picture left out.
+        starts: (K + 1,) where each class begins in `order`.
+        outside: (A, D) detections outside the size range.
+        thresholds: (T,).
+    """
+
+    given: Scenes
+    num_classes: int
+    pairs: Pairs
+    matches: Matches
+    order: IntArray
+    starts: IntArray
+    outside: NDArray[np.bool_]
+    thresholds: FloatArray
+
+    def ranking(self, size: int, label: int, matches: Matches | None = None) -> Ranking:
+        """The detections of a class in a size range."""
+        used = self.matches if matches is None else matches
+        at = self.order[self.starts[label] : self.starts[label + 1]]
+        pictures = self.given.found.picture[at]
+        return Ranking.of(pictures, ~self.outside[size, at], used.true[size][:, at], used.ignored[size][:, at])
+
+    @cached_property
+    def rankings(self) -> list[list[Ranking]]:
+        """Of each size range and class."""
+        return [[self.ranking(a, k) for k in range(self.num_classes)] for a in range(len(self.outside))]
+
+    @cached_property
+    def objects(self) -> list[csr_matrix]:
+        """Objects that count of each class in each picture, (K, N) for each size range."""
+        return [self.count_objects(counted) for counted in self.matches.counted]
+
+    def count_objects(self, counted: NDArray[np.bool_]) -> csr_matrix:
+        """Objects (G,) that count of each class in each picture, (K, N)."""
+        truth = self.given.truth
+        return _counts(
+            truth.labels[counted], truth.picture[counted], np.ones(int(counted.sum())), self.num_classes,
+            self.given.pictures,
+        )  # fmt: skip
+
+    def count_found(self, chosen: NDArray[np.bool_]) -> csr_matrix:
+        """Detections (D,) that are chosen, of each class in each picture, (K, N)."""
+        found = self.given.found
+        ones = np.ones(int(chosen.sum()))
+        return _counts(found.labels[chosen], found.picture[chosen], ones, self.num_classes, self.given.pictures)
+
+    @cached_property
+    def hits_within(self) -> list[csr_matrix]:
+        """True positives of each threshold and class in each picture, (T * K, N), among the best 1 and 10 detections."""
+        found, many = self.given.found, len(self.thresholds) * self.num_classes
+        made = []
+        for limit in LIMITS[:-1]:
+            hits = (self.matches.true[0] >= 0) & ~self.matches.ignored[0] & (self.matches.rank < limit)
+            t, at = np.nonzero(hits)
+            cells = t * self.num_classes + found.labels[at]
+            made.append(_counts(cells, found.picture[at], np.ones(len(at)), many, self.given.pictures))
+        return made
+
+    @cached_property
+    def voc(self) -> tuple[list[Ranking], csr_matrix]:
+        """PASCAL VOC's rankings at IoU .5, and the objects that are not difficult (K, N)."""
+        found, truth = self.given.found, self.given.truth
+        groups = found.picture * self.num_classes + found.labels
+        ignored = truth.difficult | truth.crowd
+        matches = match_first_choice(places(groups, found.scores), self.pairs, 0.5, ignored=ignored)
+        order = by_falling_score(found.labels, found.scores)
+        starts = np.searchsorted(found.labels[order], np.arange(self.num_classes + 1))
+        rankings = []
+        for start, stop in zip(starts[:-1], starts[1:]):
+            at = order[start:stop]
+            true, lost = matches.true[0][:, at], matches.ignored[0][:, at]
+            rankings.append(Ranking.of(found.picture[at], np.ones(len(at), np.bool_), true, lost))
+        return rankings, self.count_objects(~ignored)
+
+
+_JUDGED: WeakKeyDictionary[Rows, dict[int, Judged]] = WeakKeyDictionary()
+
+
+def judge(rows: Rows, num_classes: int) -> Judged:
+    """Match the rows as COCO does; done once for each table and kept as long as it lives.
+
+    Raises:
+        ShapeError: columns are missing or do not fit.
+        DataError: a label outside the classes, a score that is nan.
+    """
+    kept = _JUDGED.setdefault(rows, {})
+    if num_classes not in kept:
+        kept[num_classes] = _judge(rows, num_classes)
+    return kept[num_classes]
+
+
+def _judge(rows: Rows, num_classes: int) -> Judged:
+    given = scenes(rows)
+    found, truth = given.found, given.truth
+    for labels, pictures, word in ((found.labels, found.picture, "found"), (truth.labels, truth.picture, "true")):
+        wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+        if len(wrong):
+            raise DataError(
+                f"Picture {rows.ids[pictures[wrong[0]]]}: a {word} label is {labels[wrong[0]]}; expected a position in "
+                f"the {num_classes} class names."
+            )
+    found_group = found.picture * num_classes + found.labels
+    near = pairs(found_group, truth.picture * num_classes + truth.labels, box_overlap(given), float(THRESHOLDS[0]))
+    areas = (found.boxes[:, 2] - found.boxes[:, 0]) * (found.boxes[:, 3] - found.boxes[:, 1])
+    return judged(given, num_classes, near, areas, truth.crowd, SIZE_RANGES, LIMITS[-1])
+
+
+def judged(
+    given: Scenes,
+    num_classes: int,
+    near: Pairs,
+    areas: FloatArray,
+    uncounted: NDArray[np.bool_],
+    ranges: FloatArray,
+    limit: int,
+) -> Judged:
+    """Match pairs of any likeness (of boxes, of keypoints) in several size ranges.
+
+    Args:
+        given: detections and objects.
+        num_classes: K.
+        near: pairs within a picture and a class.
+        areas: (D,) of the detections.
+        uncounted: (G,), objects that count in no range.
+        ranges: (A, 2) of areas.
+        limit: detections per picture and class.
+    """
+    found, truth = given.found, given.truth
+    rank = places(found.picture * num_classes + found.labels, found.scores)
+    low, high = ranges[:, :1], ranges[:, 1:]
+    outside = (areas < low) | (areas > high)
+    ignored = uncounted | (truth.area < low) | (truth.area > high)
+    matches = match(
+        rank, near, THRESHOLDS, ignored=ignored, reusable=truth.crowd, outside=outside, limit=limit
+    )
+    order = by_falling_score(found.labels, found.scores)
+    order = order[rank[order] < limit]
+    starts = np.searchsorted(found.labels[order], np.arange(num_classes + 1))
+    return Judged(given, num_classes, near, matches, order, starts, outside, THRESHOLDS)
+
+
+def _counts(rows: IntArray, columns: IntArray, values: FloatArray, height: int, width: int) -> csr_matrix:
+    return csr_matrix((values, (rows, columns)), shape=(height, width))
+
+
+def _weighed(counts: csr_matrix, weights: FloatArray) -> FloatArray:
+    """Weighted sums (R, rows) of counts (rows, N) under weights (R, N)."""
+    found: FloatArray = np.ascontiguousarray((counts @ weights.T).T)
+    return found
+
+
+# Metrics -----------------------------------------------------------------------------------------------------------------
+
+
+def detection_metrics(
+    rows: Rows,
+    class_names: Sequence[str],
+    weights: Weights = None,
+    *,
+    operating: Sequence[float] | None = None,
+) -> dict[str, FloatArray]:
+    """Every metric of detection, each () or (R,): see the table of metric names.
+
+    Args:
+        rows: of the task `detect`.
+        class_names: K names.
+        weights: None, (N,) or (R, N) weights of the pictures; an integer weight is the picture that many times (where
+            detections of a picture and class have different scores).
+        operating: (K,) scores at and above which a detection is said, for precision, recall and F1; .5 by default.
+
+    Raises:
+        ShapeError: columns or weights that do not fit.
+        DataError: a label outside the classes, a nan.
+    """
+    found = judge(rows, len(class_names))
+    scores = _operating(operating, len(class_names))
+    names = metric_names()
+
+    def compute(chunk: FloatArray) -> FloatArray:
+        values = {**coco(found, chunk), **voc(found, chunk), "froc": froc(found, chunk).mean(1)}
+        values |= at_operating_scores(found, scores, chunk)
+        return np.stack([values[name] for name in names], axis=1)
+
+    table = _chunked(compute, found, weights)
+    return {name: table[..., i] for i, name in enumerate(names)}
+
+
+def metric_names() -> tuple[str, ...]:
+    """Names of what `detection_metrics` returns."""
+    sizes = [f"map_{size}" for size in SIZES[1:]]
+    recalls = [*(f"ar{limit}" for limit in LIMITS), *(f"ar_{size}" for size in SIZES[1:])]
+    return ("map", "map50", "map75", *sizes, *recalls, "voc07", "voc", "froc", "precision", "recall", "f1")
+
+
+def _chunked(compute: Callable[[FloatArray], FloatArray], found: Judged, weights: Weights) -> FloatArray:
+    """`compute` over as many weightings at a time as fit: it needs a few arrays (r, detections) and (r, T, 101, K)."""
+    largest = int(np.diff(found.starts).max(initial=0))
+    step = max(1, CELLS // max(1, largest, len(found.thresholds) * len(COCO_RECALLS) * found.num_classes))
+
+    def stepwise(chunk: FloatArray) -> FloatArray:
+        return np.concatenate([compute(chunk[i : i + step]) for i in range(0, len(chunk), step)])
+
+    return over_replicates(stepwise, weights, found.given.pictures)
+
+
+def _operating(given: Sequence[float] | None, num_classes: int) -> FloatArray:
+    scores = np.full(num_classes, SCORE) if given is None else np.asarray(given, np.float64)
+    if scores.shape != (num_classes,):
+        raise ShapeError(f"{scores.size} operating scores for {num_classes} classes; expected one for each.")
+    return scores
+
+
+def size_range(found: Judged, size: int, weights: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """COCO's table of one size range: precision (R, T, 101, K), recall (R, T, K), and the objects' weight (R, K)."""
+    rows, t, k = len(weights), len(found.thresholds), found.num_classes
+    objects = _weighed(found.objects[size], weights)
+    precision, recall = np.zeros((rows, t, len(COCO_RECALLS), k)), np.zeros((rows, t, k))
+    for label, ranking in enumerate(found.rankings[size]):
+        if not objects[:, label].any():
+            continue
+        for i, points in enumerate(ranking.points(weights, objects[:, label])):
+            if points.recall.shape[1]:
+                precision[:, i, :, label] = at_recalls(points, COCO_RECALLS)
+                recall[:, i, label] = points.recall[:, -1]
+    return precision, recall, objects
+
+
+def _means(values: NDArray[Any], objects: FloatArray) -> FloatArray:
+    """Means (R,) of values (R, ..., K) over classes with objects (R, K), in the order of COCO's sum; nan where none has."""
+    known = objects > 0
+    means = [np.mean(one[..., which].ravel()) if which.any() else np.nan for one, which in zip(values, known)]
+    return np.array(means)
+
+
+def coco(found: Judged, weights: FloatArray) -> dict[str, FloatArray]:
+    """COCO's twelve numbers, (R,) each, under weights (R, N)."""
+    values = {}
+    for size, name in enumerate(SIZES):
+        precision, recall, objects = size_range(found, size, weights)
+        if name == "all":
+            values |= {"map": _means(precision, objects), "ar100": _means(recall, objects)}
+            values |= {"map50": _means(precision[:, 0], objects), "map75": _means(precision[:, 5], objects)}
+            for limit, counts in zip(LIMITS, found.hits_within):
+                hits = _weighed(counts, weights).reshape(recall.shape)
+                values[f"ar{limit}"] = _means(ratio(hits, objects[:, None]), objects)
+        else:
+            values |= {f"map_{name}": _means(precision, objects), f"ar_{name}": _means(recall, objects)}
+    return values
+
+
+def class_ap(found: Judged, weights: FloatArray, threshold: int | None = None) -> FloatArray:
+    """COCO's AP of each class, (R, K), nan without objects: mean over IoU thresholds, or at the one with this position."""
+    precision, _, objects = size_range(found, 0, weights)
+    values = precision.mean((1, 2)) if threshold is None else precision[:, threshold].mean(1)
+    return np.where(objects > 0, values, np.nan)
+
+
+def voc(found: Judged, weights: FloatArray) -> dict[str, FloatArray]:
+    """PASCAL VOC's mean AP at IoU .5, (R,) each: by 11 points (to 2009) and by area (from 2010 on)."""
+    rankings, counts = found.voc
+    objects = _weighed(counts, weights)
+    eleven, whole = np.zeros(objects.shape), np.zeros(objects.shape)
+    for label, ranking in enumerate(rankings):
+        points = ranking.points(weights, objects[:, label])[0]
+        eleven[:, label] = at_recalls(points, VOC_RECALLS).mean(1)
+        whole[:, label] = area(points)
+    absent = objects <= 0
+    return {
+        "voc07": mean_of_defined(np.where(absent, np.nan, eleven)),
+        "voc": mean_of_defined(np.where(absent, np.nan, whole)),
+    }
+
+
+def froc(found: Judged, weights: FloatArray) -> FloatArray:
+    """Sensitivity at 1/8, 1/4, ... 8 false positives per picture, (R, 7), at IoU .5 and all classes together.
+
+    The highest share of objects that is found by any score limit with at most so many false positives. nan without objects.
+    """
+    hits, alarms = found.matches.hits(0, 0), found.matches.alarms(0, 0)
+    scores = found.given.found.scores
+    order = np.argsort(-scores, kind="stable")
+    order = order[(hits | alarms)[order]]
+    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True)) if len(order) else order  # of equal scores
+    pictures = found.given.found.picture[order]
+    objects = _weighed(found.objects[0], weights).sum(1)
+    total = weights.sum(1)
+    sensitivity = np.zeros((len(weights), len(FALSE_PER_PICTURE)))
+    step = max(1, CELLS // max(1, len(order)))
+    for start in range(0, len(weights), step):
+        chunk = slice(start, start + step)
+        own = weights[chunk][:, pictures]
+        true = np.cumsum(own * hits[order], axis=1)[:, ends]
+        false = np.cumsum(own * alarms[order], axis=1)[:, ends]
+        for i, limit in enumerate(FALSE_PER_PICTURE):
+            reached = (false <= limit * total[chunk, None]).sum(1)
+            best = np.take_along_axis(true, np.maximum(reached - 1, 0)[:, None], axis=1)[:, 0] if len(ends) else 0.0
+            sensitivity[chunk, i] = np.where(reached > 0, best, 0.0)
+    return ratio(sensitivity, objects[:, None])
+
+
+def at_operating_scores(found: Judged, operating: FloatArray, weights: FloatArray) -> dict[str, FloatArray]:
+    """Precision, recall and F1, means over classes, (R,) each, of detections with at least the class's score (K,); IoU .5."""
+    detections = found.given.found
+    said = detections.scores >= operating[detections.labels]
+    true = _weighed(found.count_found(said & found.matches.hits(0, 0)), weights)
+    false = _weighed(found.count_found(said & found.matches.alarms(0, 0)), weights)
+    objects = _weighed(found.objects[0], weights)
+    return {
+        "precision": mean_of_defined(ratio(true, true + false)),
+        "recall": mean_of_defined(ratio(true, objects)),
+        "f1": mean_of_defined(ratio(2 * true, true + false + objects)),
+    }
+
+
+# Curves and operating scores ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """Precision, recall and F1 of one class at every score that occurs, falling; IoU .5.
+
+    Args:
+        score: (S,).
+        true: (S,) true positives at this score or a higher one.
+        false: (S,) false positives.
+        objects: that count.
+    """
+
+    score: FloatArray
+    true: FloatArray
+    false: FloatArray
+    objects: int
+
+    @property
+    def precision(self) -> FloatArray:
+        """(S,)."""
+        return ratio(self.true, self.true + self.false)
+
+    @property
+    def recall(self) -> FloatArray:
+        """(S,), nan without objects."""
+        return ratio(self.true, np.full(len(self.true), self.objects))
+
+    @property
+    def f1(self) -> FloatArray:
+        """(S,)."""
+        return ratio(2 * self.true, self.true + self.false + self.objects)
+
+
+def sweep(found: Judged, label: int, threshold: int = 0) -> Sweep:
+    """How one class does as the score limit falls, at the IoU threshold with this position."""
+    at = found.order[found.starts[label] : found.starts[label + 1]]
+    hits, alarms = found.matches.hits(0, threshold)[at], found.matches.alarms(0, threshold)[at]
+    scores = found.given.found.scores[at].astype(np.float64)
+    ends = np.flatnonzero(np.append(np.diff(scores) != 0, True)) if len(at) else at
+    return Sweep(
+        scores[ends], np.cumsum(hits, dtype=np.float64)[ends], np.cumsum(alarms, dtype=np.float64)[ends],
+        int(found.objects[0][label].sum()),
+    )  # fmt: skip
+
+
+def operating_scores(rows: Rows, class_names: Sequence[str]) -> tuple[float, ...]:
+    """The score limit of each class with the best F1 at IoU .5, to be chosen on the validation part.
+
+    Halfway to the next lower score, so that rounding does not decide; .5 for classes without objects or hits.
+    """
+    found = judge(rows, len(class_names))
+    limits = []
+    for label in range(len(class_names)):
+        curve = sweep(found, label)
+        if not curve.objects or not curve.true.any():
+            limits.append(SCORE)
+            continue
+        best = int(np.argmax(curve.f1))
+        below = curve.score[best + 1] if best + 1 < len(curve.score) else min(curve.score[best], 0.0)
+        limits.append(float((curve.score[best] + below) / 2))
+    return tuple(limits)
+
+
+def curve(found: Judged, label: int, threshold: int = 0) -> Points:
+    """Precision-recall points of one class at the IoU threshold with this position, unweighted, (1, H) each."""
+    ones = np.ones((1, found.given.pictures))
+    objects = _weighed(found.objects[0], ones)[:, label]
+    return found.rankings[0][label].points(ones, objects)[threshold]
+
+
+# Localization ------------------------------------------------------------------------------------------------------------
+
+
+def localization_metrics(rows: Rows, weights: Weights = None, *, top: int = 5) -> dict[str, FloatArray]:
+    """How well the one object (or any of them) of a picture is said and placed; each () or (R,).
+
+    * `localization_error`: share of pictures with objects of which none of the `top` best detections has the class of
+      an object and an IoU of at least .5 with it (ILSVRC's localization error); `localization_error1`: of the best one;
+    * `mean_iou`: IoU of the best detection with the object that it overlaps most, whatever their classes; 0 if nothing is
+      found; mean over pictures with objects.
+
+    Args:
+        rows: of the task `detect`.
+        weights: None, (N,) or (R, N).
+        top: detections per picture.
+    """
+    given = scenes(rows)
+    found, truth = given.found, given.truth
+    rank = places(found.picture, found.scores)
+    near = pairs(found.picture, truth.picture, lambda own, other: geometry.iou(found.boxes[own], truth.boxes[other]), 0)
+    right = (near.overlap >= 0.5) & (found.labels[near.found] == truth.labels[near.true])
+    counts = ~truth.crowd[near.true]
+    has = np.bincount(truth.picture[~truth.crowd], minlength=given.pictures) > 0
+    placed = np.zeros(given.pictures)
+    first = (rank[near.found] == 0) & counts
+    np.maximum.at(placed, found.picture[near.found[first]], near.overlap[first])
+
+    def missed(limit: int) -> FloatArray:
+        hit = np.zeros(given.pictures)
+        hit[found.picture[near.found[right & counts & (rank[near.found] < limit)]]] = 1
+        return 1 - hit
+
+    each = np.stack([missed(top), missed(1), placed]) * has
+
+    def compute(chunk: FloatArray) -> FloatArray:
+        return ratio(chunk @ each.T, (chunk @ has)[:, None])
+
+    table = over_replicates(compute, weights, given.pictures)
+    return {name: table[..., i] for i, name in enumerate(("localization_error", "localization_error1", "mean_iou"))}
