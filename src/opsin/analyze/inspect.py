@@ -8,6 +8,7 @@ import numpy as np
 
 from opsin.data.classes import picture_sizes, spec_words
 from opsin.data.dataset import PARTS, Dataset
+from opsin.data.targets import count_classes
 
 
 def inspect_data(data: Dataset) -> dict[str, Any]:
@@ -47,12 +48,7 @@ def _counts(data: Dataset, head: Any, parts: dict[str, int | None]) -> dict[str,
     values = data.targets[head.name]
     for part, code in parts.items():
         chosen = values if code is None else values[data.given_split == code]
-        counts = (
-            np.nansum(chosen, axis=0)
-            if head.kind == "multi"
-            else np.bincount(chosen[chosen >= 0], minlength=len(head.class_names))
-        )
-        for name, count in zip(head.class_names, counts):
+        for name, count in zip(head.class_names, count_classes(head, chosen)):
             found[name][part] = int(count)
     return found
 
@@ -63,4 +59,5 @@ def _next(data: Dataset) -> str:
             "There are no labels. To train a classifier, sort the pictures into one folder per class, or write a table "
             "(file,label). To use a trained model on them: opsin predict RUN " + data.root
         )
-    return f"Next: opsin data check {data.root}   then: opsin train classify --data {data.root}"
+    task = "detect" if any(head.kind == "objects" for head in data.heads) else "classify"
+    return f"Next: opsin data check {data.root}   then: opsin train {task} --data {data.root}"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from opsin.data.spec import convert, spec_of
+from opsin.data.targets import count_classes
 from opsin.errors import DataError
 from opsin.task import ImageSpec
 
@@ -119,19 +120,11 @@ def prior_logits(target: NDArray[Any], k: int, weights: Sequence[float] | None =
 
 def class_counts(data: Dataset, indices: NDArray[np.int64]) -> Mapping[str, dict[str, int]]:
     """Samples (or objects) per class and head among some samples."""
-    found = {}
-    for head in data.heads:
-        target = data.targets[head.name][indices]
-        if head.kind == "single":
-            counts = np.bincount(target[target >= 0], minlength=len(head.class_names))
-        elif head.kind == "multi":
-            counts = np.nansum(target, axis=0).astype(np.int64)
-        elif head.kind == "objects":
-            counts = np.bincount(target.objects.labels, minlength=len(head.class_names))
-        else:
-            continue
-        found[head.name] = {name: int(n) for name, n in zip(head.class_names, counts)}
-    return found
+    return {
+        head.name: dict(zip(head.class_names, count_classes(head, data.targets[head.name][indices]).tolist()))
+        for head in data.heads
+        if head.kind != "regression"
+    }
 
 
 def may_mirror(class_names: Sequence[str]) -> bool:

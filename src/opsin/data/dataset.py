@@ -23,7 +23,7 @@ from opsin.data.image import read_original
 from opsin.data.objects import ObjectColumn
 from opsin.data.sources import SAMPLED, ArraySource, FileSource, Problem, learn_spec
 from opsin.data.spec import conversion_name, convert, loses
-from opsin.data.targets import HeadSpec
+from opsin.data.targets import HeadSpec, count_classes
 from opsin.errors import DataError, UnknownName
 from opsin.task import ImageSpec, Sample
 
@@ -278,15 +278,7 @@ class Dataset:
     def counts(self, head: str | None = None) -> dict[str, int]:
         """Samples per class of a head (none for a regression head); of objects, how many there are."""
         spec = self.head(head)
-        values = self.targets[spec.name]
-        if spec.kind == "regression":
-            return {}
-        if spec.kind == "objects":
-            sums = np.bincount(values.objects.labels, minlength=len(spec.class_names))
-        elif spec.kind == "multi":
-            sums = np.nansum(values, axis=0)
-        else:
-            sums = np.bincount(values[values >= 0], minlength=len(spec.class_names))
+        sums = count_classes(spec, self.targets[spec.name])
         return {name: int(count) for name, count in zip(spec.class_names, sums)}
 
     def missing(self, head: str | None = None) -> int:

@@ -87,10 +87,12 @@ class Objects:
 
     def tobytes(self) -> bytes:
         """What counts in a fingerprint: all but the area, in pixels rounded to 0.01, in an order of its own."""
+        if not len(self):
+            return b""
         boxes, points = np.rint(self.boxes_xyxy / ROUNDING), np.rint(self.points / ROUNDING)
         parts = (self.labels, self.crowd, self.difficult, boxes, points)
         table = np.concatenate([part.reshape(len(self), -1).astype(np.int64) for part in parts], axis=1)
-        return table[np.lexsort(table.T[::-1])].tobytes() if len(table) else b""
+        return table[np.lexsort(table.T[::-1])].tobytes()
 
 
 class ObjectColumn:

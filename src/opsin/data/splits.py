@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from opsin.data.columns import StringColumn, ids_fingerprint
 from opsin.data.dataset import PARTS, Dataset, Problem
 from opsin.data.dealing import deal, deal_groups, deal_in_time, id_keys, strata_of
+from opsin.data.targets import count_classes
 from opsin.errors import ConfigError, DataError
 from opsin.recipe import SplitSettings
 
@@ -329,12 +330,7 @@ def _finished(dataset: Dataset, assignment: Parts, method: str, problems: list[P
 
 def _class_counts(dataset: Dataset, chosen: NDArray[np.bool_]) -> dict[str, int]:
     head = dataset.heads[0]
-    values = dataset.targets[head.name][chosen]
-    sums = (
-        np.nansum(values, axis=0)
-        if head.kind == "multi"
-        else np.bincount(values[values >= 0], minlength=len(head.class_names))
-    )
+    sums = count_classes(head, dataset.targets[head.name][chosen])
     return {name: int(count) for name, count in zip(head.class_names, sums)}
 
 
@@ -410,10 +406,10 @@ def _check_learnable(dataset: Dataset, given: Parts) -> None:
     if not ((given == 0).any() and (given > 0).any()):
         return
     for head in dataset.heads:
-        if head.kind != "single":
+        if head.kind not in ("single", "objects"):
             continue
         values = dataset.targets[head.name]
-        learned, asked = (np.unique(values[rows & (values >= 0)]) for rows in (given == 0, given > 0))
+        learned, asked = (np.flatnonzero(count_classes(head, values[rows])) for rows in (given == 0, given > 0))
         if len(unknown := np.setdiff1d(asked, learned)):
             names = ", ".join(repr(head.class_names[k]) for k in unknown[:10].tolist())
             raise DataError(

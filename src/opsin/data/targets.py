@@ -48,6 +48,16 @@ class HeadSpec:
         return f"HeadSpec({own})" if self.points is None else f"HeadSpec({own}, points={self.points.names!r})"
 
 
+def count_classes(head: HeadSpec, values: Any) -> NDArray[np.int64]:
+    """Samples (of objects: objects) of each class, (K,); values are a head's targets. Empty for a number."""
+    if head.kind == "regression":
+        return np.zeros(0, np.int64)
+    if head.kind == "multi":
+        return np.asarray(np.nansum(values, axis=0), np.int64)
+    labels = values.objects.labels if head.kind == "objects" else values
+    return np.bincount(labels[labels >= 0], minlength=len(head.class_names)).astype(np.int64)
+
+
 def single_head(
     name: str, cells: Sequence[str], class_names: Sequence[str] | None, where: Sequence[str] | str
 ) -> tuple[HeadSpec, NDArray[np.int64]]:

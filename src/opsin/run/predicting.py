@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -26,8 +26,10 @@ from opsin.data.formats import load_data
 from opsin.data.video import Frame, VideoReader, VideoWriter, is_video
 from opsin.durable import write_durably
 from opsin.errors import ConfigError, DataError
-from opsin.run.tiling import Tiling, predict_tiled
 from opsin.task import Sample
+
+if TYPE_CHECKING:
+    from opsin.run.tiling import Tiling
 
 BATCH = 32
 VIDEO_BATCH = 8  # frames; more would keep a camera waiting
@@ -270,6 +272,8 @@ def _results(bundle: Bundle, samples: Sequence[Sample], runner: Any, wanted: Wan
     if wanted.tiling is None:
         results = bundle.predict_samples(samples, runner)
     else:
+        from opsin.run.tiling import predict_tiled
+
         results = [predict_tiled(bundle, sample, wanted.tiling, runner) for sample in samples]
     return results if wanted.score is None else [result.at(wanted.score) for result in results]
 
