@@ -328,14 +328,7 @@ def _finished(dataset: Dataset, assignment: Parts, method: str, problems: list[P
 
 
 def _class_counts(dataset: Dataset, chosen: NDArray[np.bool_]) -> dict[str, int]:
-    head = dataset.heads[0]
-    values = dataset.targets[head.name][chosen]
-    sums = (
-        np.nansum(values, axis=0)
-        if head.kind == "multi"
-        else np.bincount(values[values >= 0], minlength=len(head.class_names))
-    )
-    return {name: int(count) for name, count in zip(head.class_names, sums)}
+    return dataset.select(chosen).counts()
 
 
 def _rare(dataset: Dataset, counts: Mapping[str, Mapping[str, int]]) -> list[Problem]:
