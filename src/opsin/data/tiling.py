@@ -13,12 +13,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from opsin.data.box_transforms import box_cover, box_iou, clip, move
+from opsin.data.box_transforms import clip, move
 from opsin.data.columns import StringColumn
 from opsin.data.dataset import Dataset
 from opsin.data.objects import ObjectColumn
 from opsin.data.sources import Problem
 from opsin.errors import ConfigError, DataError
+from opsin.metrics.boxes import area, intersection, iou
 
 LEAST = 0.4
 """Share of an object that a tile must show for the object to be in it."""
@@ -128,17 +129,16 @@ def tile_dataset(
 
 def _shown(boxes: NDArray[np.float64], window: tuple[int, int, int, int]) -> NDArray[np.float64]:
     """Share of each box (M, 4) that lies in a window, (M,)."""
-    sides = np.minimum(boxes[:, 2:], window[2:]) - np.maximum(boxes[:, :2], window[:2])
-    area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    return np.asarray(np.prod(np.maximum(sides, 0), axis=1) / np.maximum(area, 1e-12))
+    return np.asarray(intersection(boxes, np.array(window, np.float64)) / np.maximum(area(boxes), 1e-12))
 
 
 class Boxes(NamedTuple):
-    """Found objects: boxes (N, 4) xyxy, scores (N,), labels (N,)."""
+    """Found objects: boxes (N, 4) xyxy, scores (N,), labels (N,), and which of all that was given each is, (N,)."""
 
     boxes: NDArray[np.float64]
     scores: NDArray[np.float64]
     labels: NDArray[np.int64]
+    positions: NDArray[np.int64]
 
 
 def untile(
@@ -158,10 +158,10 @@ def untile(
         threshold: see `how`.
 
     Returns:
-        In pixels of the picture, by falling score.
+        In pixels of the picture, by falling score; a merged box has the score and the position of its best part.
     """
     if not found:
-        return Boxes(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))
+        return Boxes(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64))
     places = np.tile(np.asarray(offsets, np.float64), 2)  # (T, 4)
     moved = [np.asarray(b, np.float64).reshape(-1, 4) + o for (b, _, _), o in zip(found, places, strict=True)]
     boxes = np.concatenate(moved)
@@ -175,19 +175,25 @@ def untile(
         while len(members):
             best, rest = members[0], members[1:]
             if how == "nms":
-                near = box_iou(boxes[best][None], boxes[rest])[0] > threshold
+                near = iou(boxes[best], boxes[rest]) > threshold
             else:
                 near = _gathered(kept_boxes, int(best), rest, threshold)
             kept[rest[near]] = False
             members = rest[~near]
-    return Boxes(kept_boxes[kept], scores[kept], labels[kept])
+    return Boxes(kept_boxes[kept], scores[kept], labels[kept], order[kept])
+
+
+def _cover(box: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Intersection of a box (4,) with others (N, 4) over the smaller area, (N,)."""
+    smaller = np.minimum(area(box), area(others))
+    return np.asarray(intersection(box, others) / np.maximum(smaller, 1e-12))
 
 
 def _gathered(boxes: NDArray[np.float64], best: int, rest: NDArray[np.int64], threshold: float) -> NDArray[np.bool_]:
     """Which of the rest belong to the best box, which grows around them until no more do."""
     near = np.zeros(len(rest), np.bool_)
     while True:
-        new = ~near & (box_cover(boxes[best][None], boxes[rest])[0] > threshold)
+        new = ~near & (_cover(boxes[best], boxes[rest]) > threshold)
         if not new.any():
             return near
         near |= new
