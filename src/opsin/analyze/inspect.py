@@ -8,7 +8,7 @@ import numpy as np
 
 from opsin.data.classes import picture_sizes, spec_words
 from opsin.data.dataset import PARTS, Dataset
-from opsin.data.targets import count_classes
+from opsin.data.objects import ObjectColumn
 
 
 def inspect_data(data: Dataset) -> dict[str, Any]:
@@ -28,6 +28,7 @@ def inspect_data(data: Dataset) -> dict[str, Any]:
             part: int(len(data) if code is None else (data.given_split == code).sum()) for part, code in parts.items()
         },
         "classes": {head.name: _counts(data, head, parts) for head in data.heads if head.kind != "regression"},
+        "objects": {head.name: _objects(data.targets[head.name]) for head in data.heads if head.kind == "objects"},
         "problems": [str(problem) for problem in data.problems],
         "next": _next(data),
     }
@@ -45,12 +46,23 @@ def _sizes(sizes: Any) -> str:
 
 def _counts(data: Dataset, head: Any, parts: dict[str, int | None]) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {name: {} for name in head.class_names}
-    values = data.targets[head.name]
     for part, code in parts.items():
-        chosen = values if code is None else values[data.given_split == code]
-        for name, count in zip(head.class_names, count_classes(head, chosen)):
-            found[name][part] = int(count)
+        chosen = data if code is None else data.select(data.given_split == code)
+        for name, count in chosen.counts(head.name).items():
+            found[name][part] = count
     return found
+
+
+def _objects(column: ObjectColumn) -> dict[str, Any]:
+    counts = column.counts
+    return {
+        "count": int(counts.sum()),
+        "pictures_without": int((counts == 0).sum()),
+        "most_in_a_picture": int(counts.max(initial=0)),
+        "crowd": int(column.objects.crowd.sum()),
+        "difficult": int(column.objects.difficult.sum()),
+        "points": int(column.objects.points.shape[1]),
+    }
 
 
 def _next(data: Dataset) -> str:
@@ -59,5 +71,5 @@ def _next(data: Dataset) -> str:
             "There are no labels. To train a classifier, sort the pictures into one folder per class, or write a table "
             "(file,label). To use a trained model on them: opsin predict RUN " + data.root
         )
-    task = "detect" if any(head.kind == "objects" for head in data.heads) else "classify"
+    task = "detect" if data.heads[0].kind == "objects" else "classify"
     return f"Next: opsin data check {data.root}   then: opsin train {task} --data {data.root}"

@@ -44,6 +44,12 @@ def _inspected(found: dict[str, Any], path: str) -> Any:
         for words, count in found["conversions"].items()
     ]
     parts: list[Any] = [Text("\n".join(lines))]
+    lines = [
+        f"{head}: {about['count']:,} objects in {found['samples'] - about['pictures_without']:,} pictures, at most "
+        f"{about['most_in_a_picture']} in one; {about['pictures_without']:,} pictures without"
+        for head, about in found["objects"].items()
+    ]
+    parts += [Text("\n".join(lines))] if lines else []
     for head, counts in found["classes"].items():
         table = Table(title=f"{head}: {len(counts)} classes", title_justify="left")
         table.add_column("class")

@@ -28,6 +28,7 @@ from opsin.data import transforms
 from opsin.data.objects import Objects
 from opsin.data.resize import Size, resize
 from opsin.errors import ShapeError, UnknownName
+from opsin.metrics.boxes import intersection, iou, pairwise
 from opsin.recipe import Settings
 from opsin.seeding import Keys, derive, uniform, uniform_one
 from opsin.task import Geometry
@@ -401,7 +402,7 @@ def _ssd_window(
             if len(boxes) and not inside.any():
                 continue
             crop = np.array([found])
-            if least is None or not len(boxes) or box_iou(crop, boxes[inside]).max() >= least:
+            if least is None or not len(boxes) or pairwise(iou, crop, boxes[inside]).max() >= least:
                 return found
     return window
 
@@ -416,29 +417,6 @@ def _ssd_crop(
         return None
     left, top = window[0] + draws[2] * (whole[0] - w), window[1] + draws[3] * (whole[1] - h)
     return (left, top, left + w, top + h)
-
-
-def box_iou(boxes: NDArray[np.floating], others: NDArray[np.floating]) -> NDArray[np.float64]:
-    """IoU of boxes (N, 4) with boxes (M, 4): (N, M), 0 where a box has no area."""
-    inner, areas, other_areas = _inner(boxes, others)
-    union = areas[:, None] + other_areas[None] - inner
-    return np.asarray(np.divide(inner, union, out=np.zeros_like(inner), where=union > 0))
-
-
-def box_cover(boxes: NDArray[np.floating], others: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Intersection over the smaller area of boxes (N, 4) with boxes (M, 4): (N, M), 0 where a box has no area."""
-    inner, areas, other_areas = _inner(boxes, others)
-    smaller = np.minimum(areas[:, None], other_areas[None])
-    return np.asarray(np.divide(inner, smaller, out=np.zeros_like(inner), where=smaller > 0))
-
-
-def _inner(
-    boxes: NDArray[np.floating], others: NDArray[np.floating]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    one, two = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(others, np.float64).reshape(-1, 4)
-    sides = np.minimum(one[:, None, 2:], two[None, :, 2:]) - np.maximum(one[:, None, :2], two[None, :, :2])
-    areas = [np.prod(np.maximum(part[:, 2:] - part[:, :2], 0), axis=1) for part in (one, two)]
-    return np.prod(np.maximum(sides, 0), axis=2), areas[0], areas[1]
 
 
 # A batch --------------------------------------------------------------------------------------------------------------
@@ -673,7 +651,7 @@ def _free_spot(
         x = _whole_shift(next(draws), box[0], box[2], width)
         y = _whole_shift(next(draws), box[1], box[3], height)
         way = np.array([x - rim[0] - 1, y - rim[1] - 1, x + rim[0] + 1, y + rim[1] + 1])
-        if not box_cover((box + way)[None], taken).any():
+        if not intersection(box + way, taken).any():
             return x, y
     return None
 

@@ -82,6 +82,9 @@ class Dataset:
         self.problems: list[Problem] = list(problems)
         self.opened: dict[str, Any] = {}  # path and options of `load_data`, by which it can be opened again
         self.rows: NDArray[np.int64] | None = None
+        self.cuts: NDArray[np.int64] | None = (
+            None  # (N, 4) left, top, right, bottom: the piece of its picture that each is
+        )
         self._spec = spec
         self._conversions: dict[str, int] = {}
         self._check()
@@ -126,8 +129,11 @@ class Dataset:
             raise IndexError(f"sample {i} of a data set with {len(self)}")
         i %= len(self)
         target = {name: self._target(values, i) for name, values in self.targets.items()}
+        if self.cuts is not None:
+            reduce_to = None
         if isinstance(self.source, ArraySource):
-            return Sample(self.ids[i], torch.from_numpy(np.array(self.source.array[self._row(i)])), target)
+            pixels = torch.from_numpy(np.array(self.source.array[self._row(i)]))
+            return Sample(self.ids[i], self._cut(pixels, i), target)
         place, name = self.source.place, self.source.names[self._row(i)]
         image, have, size = read_original(place.read(name), reduce_to=reduce_to, name=place.where(name))
         want = self.spec
@@ -141,7 +147,13 @@ class Dataset:
                     f"pictures. Convert the file, or say what the pictures are: dataset.with_spec(ImageSpec(...))."
                 )
             image = convert(image, have, want)
-        return Sample(self.ids[i], image, target, size)
+        return Sample(self.ids[i], self._cut(image, i), target, size if self.cuts is None else None)
+
+    def _cut(self, image: torch.Tensor, i: int) -> torch.Tensor:
+        if self.cuts is None:
+            return image
+        left, top, right, bottom = self.cuts[i].tolist()
+        return image[:, top:bottom, left:right]
 
     @staticmethod
     def _target(values: NDArray[Any], i: int) -> Any:
@@ -154,17 +166,17 @@ class Dataset:
     def arrays(self) -> NDArray[Any] | None:
         """All pictures as one array (N, C, H, W) where the format holds them so, else None; `arrays[i]` is
         `read(i).image`."""
-        if not isinstance(self.source, ArraySource):
+        if not isinstance(self.source, ArraySource) or self.cuts is not None:
             return None
         return self.source.array if self.rows is None else self.source.array[self.rows]
 
     def bytes_of(self, i: int) -> tuple[bytes, str]:
-        """The file of sample i as it is, and its name; pictures from raw arrays are given as PNG (or .npy where PNG
-        cannot)."""
-        if isinstance(self.source, FileSource):
+        """The file of sample i as it is, and its name; pictures from raw arrays and pieces are given as PNG (or
+        .npy where PNG cannot)."""
+        if isinstance(self.source, FileSource) and self.cuts is None:
             name = self.source.names[self._row(i)]
             return self.source.place.read(name), name.rpartition("/")[2]
-        pixels = self.source.array[self._row(i)]
+        pixels = self.read(i).image.numpy()
         stem, file = self.ids[i].rpartition("/")[2].replace("#", "-"), io.BytesIO()
         hwc = pixels.transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)
         if (pixels.dtype == np.uint8 and pixels.shape[0] in (1, 3, 4)) or (
@@ -203,6 +215,9 @@ class Dataset:
 
     def size(self, i: int) -> tuple[int, int]:
         """(H, W) of picture i as `read(i)` gives it, from its header alone."""
+        if self.cuts is not None:
+            left, top, right, bottom = self.cuts[i].tolist()
+            return bottom - top, right - left
         row = self._row(i % len(self))
         if isinstance(self.source, ArraySource):
             return self.source.array.shape[2], self.source.array.shape[3]
@@ -242,6 +257,7 @@ class Dataset:
         view.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("arrays", "fingerprint")})
         view.opened = {}
         view.rows = chosen if self.rows is None else self.rows[chosen]
+        view.cuts = None if self.cuts is None else self.cuts[chosen]
         view.ids = self.ids.take(chosen)
         view.targets = {name: values[chosen] for name, values in self.targets.items()}
         view.attributes = {name: column.take(chosen) for name, column in self.attributes.items()}
@@ -269,7 +285,11 @@ class Dataset:
                 digest.update(self.targets[head.name][i].tobytes())
         return digest.hexdigest()[:32]
 
-    def _mark(self, i: int) -> tuple[int, int]:
+    def _mark(self, i: int) -> tuple[int, ...]:
+        piece = () if self.cuts is None else tuple(self.cuts[i].tolist())
+        return (*self._content(i), *piece)
+
+    def _content(self, i: int) -> tuple[int, int]:
         if isinstance(self.source, FileSource):
             return self.source.place.edges(self.source.names[self._row(i)])
         pixels = np.ascontiguousarray(self.source.array[self._row(i)])

@@ -329,9 +329,7 @@ def _finished(dataset: Dataset, assignment: Parts, method: str, problems: list[P
 
 
 def _class_counts(dataset: Dataset, chosen: NDArray[np.bool_]) -> dict[str, int]:
-    head = dataset.heads[0]
-    sums = count_classes(head, dataset.targets[head.name][chosen])
-    return {name: int(count) for name, count in zip(head.class_names, sums)}
+    return dataset.select(chosen).counts()
 
 
 def _rare(dataset: Dataset, counts: Mapping[str, Mapping[str, int]]) -> list[Problem]:

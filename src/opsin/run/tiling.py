@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from opsin.bundle import Bundle
-from opsin.data.box_transforms import tiles, untile
+from opsin.data.tiling import tiles, untile
 from opsin.errors import ConfigError
 from opsin.results.detection import Candidates, Detection
 from opsin.task import Sample
@@ -29,7 +29,9 @@ class Tiling:
 
     def __post_init__(self) -> None:
         if min(self.size) < 32 or not 0 <= self.overlap < 0.9:
-            raise ConfigError(f"Tiles of {self.size} with an overlap of {self.overlap}: expected 32 pixels and more, 0 to 0.9.")
+            raise ConfigError(
+                f"Tiles of {self.size} with an overlap of {self.overlap}: expected 32 pixels and more, 0 to 0.9."
+            )
 
 
 def predict_tiled(bundle: Bundle, sample: Sample, tiling: Tiling, runner: Any = None) -> Detection:
@@ -39,12 +41,12 @@ def predict_tiled(bundle: Bundle, sample: Sample, tiling: Tiling, runner: Any = 
         sample: read in full size.
     """
     height, width = sample.image.shape[1:]
-    corners = tiles(height, width, tiling.size, tiling.overlap)
+    corners = tiles(height, width, tiling.size, tiling.overlap).tolist()
     parts = [
-        replace(sample, image=sample.image[:, top : top + tiling.size[0], left : left + tiling.size[1]], original_size=None)
-        for top, left in corners
+        replace(sample, image=sample.image[:, top:bottom, left:right], original_size=None)
+        for left, top, right, bottom in corners
     ]
-    offsets = [(left, top) for top, left in corners]
+    offsets = [(left, top) for left, top, _, _ in corners]
     if tiling.whole and len(parts) > 1:
         parts, offsets = [*parts, sample], [*offsets, (0, 0)]
     found: list[Detection] = []
@@ -58,11 +60,12 @@ def joined(
 ) -> Detection:
     """Results of parts of a picture as one; `offsets` (x, y) are the parts' corners in it."""
     every = [part.candidates for part in parts]
-    boxes, scores, labels, positions = untile(
-        [one.boxes_xyxy for one in every], [one.scores for one in every], [one.labels for one in every], offsets
+    boxes, scores, labels, positions = untile([(one.boxes_xyxy, one.scores, one.labels) for one in every], offsets)
+    shift = np.concatenate(
+        [np.tile(np.array([*at, 0.0], np.float32), (len(one), 1)) for one, at in zip(every, offsets)]
     )
-    shift = np.concatenate([np.tile(np.array([*at, 0.0], np.float32), (len(one), 1)) for one, at in zip(every, offsets)])
     points = np.concatenate([one.points for one in every]) + shift[:, None]
-    candidates = Candidates(boxes, scores, labels, points[positions])
-    best = Candidates(boxes[:most], scores[:most], labels[:most], candidates.points[:most])
+    best = Candidates(
+        boxes[:most].astype(np.float32), scores[:most].astype(np.float32), labels[:most], points[positions[:most]]
+    )
     return replace(parts[0], id=name, size=size, candidates=best)

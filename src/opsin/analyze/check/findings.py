@@ -27,6 +27,7 @@ class Finding:
         fix: what to do, with the exact flag or command.
         captions: a few words per group, for the page; empty, or as long as `groups`.
         data: further numbers, JSON-safe.
+        marks: for findings on boxes, which objects of the picture of each group are meant; empty, or as long as `groups`.
     """
 
     code: str
@@ -36,6 +37,7 @@ class Finding:
     fix: str = ""
     captions: tuple[str, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
+    marks: tuple[tuple[int, ...], ...] = ()
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -52,6 +54,7 @@ class Finding:
             "ids": [list(group) for group in self.groups],
             "captions": list(self.captions),
             "data": dict(self.data),
+            **({"objects": [list(group) for group in self.marks]} if self.marks else {}),
         }
 
 
@@ -146,6 +149,10 @@ class CheckOptions(Settings):
     """Suspect labels are named only if the quick probe does at least so much better than the largest class alone."""
     suspect_confidence: float = 0.8
     """A label is suspect only if the probe gives another class at least this probability."""
+    train_side: int = 640
+    """Longer side, in pixels, at which objects are judged to be tiny: that of the model's input."""
+    tiny_object: float = 8.0
+    """Objects with a shorter side, at that size, are called tiny."""
     probe_limit: int = 100_000
     """Largest number of samples that the probe looks at (an even choice of them)."""
     listed: int = 200
@@ -165,7 +172,7 @@ def verb(count: int, one: str, many: str) -> str:
 
 def of_all(count: int, total: int, noun: str, one: str, many: str) -> str:
     """The start of a sentence: "1 of 1,641 files holds", "3 of 1,641 files hold"."""
-    nouns = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    nouns = f"{noun}es" if noun.endswith(("s", "x")) else f"{noun}s"
     return f"{count:,} of {counted(total, noun, nouns)} {verb(count, one, many)}"
 
 

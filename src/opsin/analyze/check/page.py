@@ -5,16 +5,17 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from opsin.analyze.check.facts import in_eight_bits
 from opsin.analyze.check.findings import Finding, Findings
+from opsin.data.objects import Objects
 from opsin.data.resize import resize
 from opsin.data.spec import spec_of
 from opsin.errors import DataError
@@ -27,6 +28,8 @@ _BUDGET = 5_000_000
 _GROUPS = 24
 _MEMBERS = 6
 _CLASSES = 60
+_BOX, _MARKED = (70, 190, 110), (225, 45, 35)
+_SHOWN = 18
 _WORDS = {"error": "Error", "warning": "Warning", "info": "Note"}
 _PARTS = ("train", "val", "test")
 
@@ -39,23 +42,25 @@ class _Pictures:
         self.places: dict[str, int] | None = None
         self.made: dict[str, str] = {}
 
-    def __call__(self, name: str) -> str:
-        """`<img>` of a sample, or a box that says why there is none."""
-        if name not in self.made:
+    def __call__(self, name: str, marked: Sequence[int] = ()) -> str:
+        """`<img>` of a sample with its boxes, those marked in red, or a box that says why there is none."""
+        key = f"{name}\0{tuple(marked)}"
+        if key not in self.made:
             if self.left <= 0:
                 return '<span class="none">not shown</span>'
-            self.made[name] = self._image(name)
-        return self.made[name]
+            self.made[key] = self._image(name, marked)
+        return self.made[key]
 
-    def _image(self, name: str) -> str:
+    def _image(self, name: str, marked: Sequence[int]) -> str:
         if self.places is None:
             self.places = {text: i for i, text in enumerate(self.dataset.ids)}
         if name not in self.places:
             return '<span class="none">not in the data set</span>'
         try:
-            image = self.dataset.read(self.places[name], reduce_to=_SIDE).image
+            sample = self.dataset.read(self.places[name], reduce_to=_SIDE)
         except DataError:
             return '<span class="none">cannot be read</span>'
+        image = sample.image
         spec = self.dataset.spec if image.dtype == torch.float32 else spec_of(image)
         eight = in_eight_bits(image, spec)
         height, width = eight.shape[1:]
@@ -64,6 +69,10 @@ class _Pictures:
             eight = resize(eight, (max(1, round(height * scale)), max(1, round(width * scale))))[0]
         pixels = eight.permute(1, 2, 0).contiguous().numpy()
         picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
+        boxed = [target for target in sample.target.values() if isinstance(target, Objects)]
+        if boxed:
+            size = sample.original_size or (height, width)
+            picture = draw_objects(picture, boxed[0], picture.width / size[1], picture.height / size[0], marked)
         file = io.BytesIO()
         small = max(picture.size) <= 48
         picture.save(file, "PNG" if small else "JPEG", **({} if small else {"quality": 80}))
@@ -103,6 +112,7 @@ def page_html(findings: Findings, dataset: Dataset, budget: int = _BUDGET) -> st
         *(_finding(place, finding, pictures) for place, finding in enumerate(findings)),
         "</section><section><h2>What the data hold</h2>",
         *_profile(profile),
+        *(_explored(about, dataset, pictures) for about in profile["objects"]),
         "</section></main>",
         f"<footer class='muted'>{sum(findings.ran.values()):.1f} s for {profile['samples']:,} pictures. "
         "Made by <code>opsin data check</code>; every id is in its <code>--json</code>.</footer>",
@@ -135,6 +145,7 @@ def _verdict(findings: Findings) -> str:
 
 def _tiles(profile: Mapping[str, Any]) -> str:
     tiles = [(f"{profile['samples']:,}", "pictures")]
+    tiles += [(f"{about['count']:,}", "objects") for about in profile["objects"][:1]]
     for head in profile["heads"][:1]:
         tiles.append((f"{len(head['classes']):,}", f"classes of '{head['name']}'"))
     if profile["split_known"]:
@@ -171,16 +182,43 @@ def _finding(place: int, finding: Finding, pictures: _Pictures) -> str:
     )
 
 
+def draw_objects(
+    picture: Image.Image, objects: Objects, scale_x: float, scale_y: float, marked: Sequence[int] = ()
+) -> Image.Image:
+    """A picture with the boxes of its objects as lines and their labeled points as dots, those marked in red and on top.
+
+    Args:
+        picture: any Pillow picture; not changed.
+        objects: in pixels of the original.
+        scale_x, scale_y: pixels of the picture per pixel of the original.
+        marked: positions of objects.
+    """
+    drawn = picture.convert("RGB")
+    pen = ImageDraw.Draw(drawn)
+    factor = np.array([scale_x, scale_y, scale_x, scale_y])
+    for k in sorted(range(len(objects)), key=lambda k: k in marked):
+        color = _MARKED if k in marked else _BOX
+        x1, y1, x2, y2 = np.nan_to_num(objects.boxes_xyxy[k] * factor)
+        x1, x2, y1, y2 = *sorted((x1, x2)), *sorted((y1, y2))
+        pen.rectangle((x1, y1, max(x2 - 1, x1), max(y2 - 1, y1)), outline=color)
+        for x, y, visibility in objects.points[k]:
+            if visibility > 0:
+                x, y = x * scale_x, y * scale_y
+                pen.rectangle((x - 1, y - 1, x, y), fill=color)
+    return drawn
+
+
 def _gallery(finding: Finding, pictures: _Pictures) -> str:
     shown = [group for group in finding.groups[:_GROUPS] if pictures.left > 0]
     if not shown:
         return ""
     captions = finding.captions or ("",) * len(finding.groups)
     figures = []
-    for group, caption in zip(shown, captions):
+    for place, (group, caption) in enumerate(zip(shown, captions)):
         singles = caption.split(" | ") if len(group) > 1 else [caption]
+        marked = finding.marks[place] if finding.marks else ()
         cells = "".join(
-            f"<div class='cell'>{pictures(name)}"
+            f"<div class='cell'>{pictures(name, marked)}"
             f"<span class='name' title='{_text(name)}'><bdi dir='ltr'>{_text(name)}</bdi></span>"
             f"<span class='said'>{_text(singles[k] if k < len(singles) else '')}</span></div>"
             for k, name in enumerate(group[:_MEMBERS])
@@ -194,7 +232,7 @@ def _gallery(finding: Finding, pictures: _Pictures) -> str:
 
 def _profile(profile: Mapping[str, Any]) -> Iterator[str]:
     for head in profile["heads"]:
-        yield f"<h3>Samples per class: {_text(head['name'])}</h3>{_class_chart(head, profile['split_known'])}"
+        yield f"<h3>{head['noun'].title()}s per class: {_text(head['name'])}</h3>{_class_chart(head, profile['split_known'])}"
         if head["ratio"] is not None:
             missing = f", {head['missing']:,} without a label" if head["missing"] else ""
             yield (
@@ -252,5 +290,103 @@ def _class_chart(head: Mapping[str, Any], split_known: bool) -> str:
     height = len(classes) * step + 4
     return (
         f"<p class='keys'>{keys}</p><svg class='bars' viewBox='0 0 {width} {height}' role='img' "
-        f"aria-label='Samples per class'>{''.join(bars)}</svg>{note}"
+        f"aria-label='{head['noun'].title()}s per class'>{''.join(bars)}</svg>{note}"
     )
+
+
+def _explored(about: Mapping[str, Any], dataset: Dataset, pictures: _Pictures) -> str:
+    """The explorer of boxes: examples, counts, sizes, shapes, anchors and which classes come together."""
+    small, medium, large = (about["sizes"][name] for name in ("small", "medium", "large"))
+    facts = {
+        "pictures with objects": about["pictures"],
+        "pictures without": about["empty"],
+        "small (area below 32 x 32)": small,
+        "medium (up to 96 x 96)": medium,
+        "large": large,
+        "touch the picture's border": about["truncated"],
+        "reach out of the picture": about["outside"],
+        "crowds": about["crowd"],
+        "difficult": about["difficult"],
+    }
+    charts = [
+        ("Objects per picture", about["per_picture"], "{:.0f}"),
+        ("Side, as a share of the picture's", about["side"], "{:.2f}"),
+        ("Width / height", about["aspect"], "{:.2g}"),
+    ]
+    rows = "".join(
+        f"<tr><th>{one['anchors']}</th><td>{one['mean_iou']:.3f}</td><td>{one['recall']['0.5']:.1%}</td>"
+        f"<td>{one['recall']['0.75']:.1%}</td><td>{_anchor_words(one['sizes'])}</td></tr>"
+        for one in about["anchors"]
+    )
+    anchors = (
+        "<div class='wide'><h3>Anchors by k-means</h3><table><tr><th>anchors</th><th>mean IoU</th><th>reach IoU 0.5</th>"
+        f"<th>reach IoU 0.75</th><th>width x height, % of the longer side</th></tr>{rows}</table></div>"
+        if rows
+        else ""
+    )
+    points = {f"{one['name']} (visible {one['visible']:,})": one["labeled"] for one in about["points"]}
+    return (
+        f"</section><section><h2>Objects: {_text(about['name'])}</h2>{_examples(about, dataset, pictures)}"
+        f"<div class='columns'>{_table('Objects', facts)}"
+        f"{''.join(_histogram(title, values, form) for title, values, form in charts if values)}"
+        f"{_table('Labeled points', points) if points else ''}{anchors}{_together(about['together'])}</div>"
+    )
+
+
+def _examples(about: Mapping[str, Any], dataset: Dataset, pictures: _Pictures) -> str:
+    """An even choice of the pictures that hold objects, with their boxes."""
+    holding = np.flatnonzero(dataset.targets[about["name"]].counts)
+    chosen = holding[np.unique(np.linspace(0, len(holding) - 1, _SHOWN).astype(np.int64))] if len(holding) else holding
+    cells = "".join(
+        f"<div class='cell'>{pictures(name)}<span class='name' title='{_text(name)}'><bdi dir='ltr'>{_text(name)}</bdi>"
+        "</span></div>"
+        for name in (dataset.id(int(i)) for i in chosen)
+    )
+    return f"<div class='gallery'>{cells}</div>"
+
+
+def _anchor_words(sizes: Sequence[Sequence[float]]) -> str:
+    return ", ".join(f"{100 * w:.0f} x {100 * h:.0f}" for w, h in sizes)
+
+
+def _histogram(title: str, values: Mapping[str, Any], form: str) -> str:
+    """Columns as inline SVG, with the edges of the bins as tips and the median below."""
+    counts, edges = values["counts"], values["edges"]
+    most, width, height = max(counts) or 1, 260, 90
+    step = width / len(counts)
+    bars = "".join(
+        f"<rect class='rest' x='{k * step + 0.5:.1f}' y='{height - count / most * height:.1f}' width='{step - 1:.1f}' "
+        f"height='{count / most * height:.1f}'><title>{form.format(edges[k])} to {form.format(edges[k + 1])}: {count:,}"
+        "</title></rect>"
+        for k, count in enumerate(counts)
+    )
+    ends = (
+        f"<text x='0' y='{height + 15}'>{form.format(edges[0])}</text>"
+        f"<text x='{width}' y='{height + 15}' text-anchor='end'>{form.format(edges[-1])}</text>"
+    )
+    words = ", ".join(
+        f"{name} {form.format(values[key])}" for name, key in (("5%", "p5"), ("median", "median"), ("95%", "p95"))
+    )
+    return (
+        f"<div><h3>{_text(title)}</h3><svg class='bars' viewBox='0 0 {width} {height + 20}' role='img' "
+        f"aria-label='{_text(title)}'>{bars}{ends}</svg><p class='muted'>{words}</p></div>"
+    )
+
+
+def _together(table: Mapping[str, Any]) -> str:
+    """In how many pictures two classes meet, darker where more do."""
+    names, counts = table["classes"], table["pictures"]
+    if len(names) < 2:
+        return ""
+    most = max((n for i, row in enumerate(counts) for j, n in enumerate(row) if i != j), default=0) or 1
+    head = "".join(f"<th>{_text(name)}</th>" for name in names)
+    rows = "".join(
+        f"<tr><th>{_text(name)}</th>"
+        + "".join(
+            f"<td style='background:rgba(59,110,165,{0.0 if i == j else 0.75 * n / most:.2f})'>{n:,}</td>"
+            for j, n in enumerate(counts[i])
+        )
+        + "</tr>"
+        for i, name in enumerate(names)
+    )
+    return f"<div class='wide'><h3>Pictures with both classes</h3><table><tr><th></th>{head}</tr>{rows}</table></div>"

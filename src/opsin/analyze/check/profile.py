@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from opsin.analyze.check.explorer import explore
 from opsin.analyze.check.rules.balance import class_counts, effective_number
 from opsin.analyze.check.scan import Scan
 from opsin.data.dataset import PARTS
@@ -38,6 +39,7 @@ def profile(scan: Scan) -> dict[str, Any]:
             "identical": int(sum(len(c) - 1 for c in scan.exact_clusters)),
             "near_pairs": len(scan.near.pairs),
         },
+        "objects": [explore(head) for head in scan.object_heads],
         "heads": [_head(scan, name, *table) for name, table in class_counts(scan).items()],
         "taken": _taken(facts.taken),
     }
@@ -47,6 +49,7 @@ def _head(scan: Scan, name: str, classes: tuple[str, ...], table: Any) -> dict[s
     present = table[3][table[3] > 0]
     return {
         "name": name,
+        "noun": "object" if scan.dataset.head(name).kind == "objects" else "sample",
         "missing": scan.dataset.missing(name),
         "ratio": float(present.max() / present.min()) if len(present) else None,
         "effective_classes": round(effective_number(present), 2) if len(present) else None,

@@ -16,6 +16,7 @@ from opsin.analyze.check.duplicates import Likeness, exact_labels, near_pairs
 from opsin.analyze.check.facts import Facts, measure_arrays, measure_file
 from opsin.analyze.check.findings import CheckOptions
 from opsin.analyze.check.grouping import components_of
+from opsin.analyze.check.objects import ObjectHead
 from opsin.data.dataset import PARTS, Dataset
 from opsin.errors import DataError
 
@@ -111,9 +112,15 @@ class Scan:
         """Name, class names and labels (N,) of every head with exclusive classes."""
         return [(h.name, h.class_names, self.dataset.targets[h.name]) for h in self.dataset.heads if h.kind == "single"]
 
+    @cached_property
+    def object_heads(self) -> list[ObjectHead]:
+        """Every head of objects with its boxes and the sizes of their pictures."""
+        heads = [head for head in self.dataset.heads if head.kind == "objects"]
+        return [ObjectHead(self.dataset, head, self.facts.sizes, self.options) for head in heads]
+
     def label_text(self, i: int) -> str:
         """Labels of sample i in words."""
-        words = []
+        words = [head.text(i) for head in self.object_heads]
         for name, classes, labels in self.single_heads:
             value = classes[labels[i]] if labels[i] >= 0 else "no label"
             words.append(value if len(self.single_heads) == 1 else f"{name}: {value}")

@@ -25,8 +25,10 @@ def render(findings: Findings) -> RenderableType:
         counts = [entry["total"] for entry in head["classes"]]
         if counts:
             facts.add_row(
-                f"classes ({head['name']})", f"{len(counts):,}, with {min(counts):,} to {max(counts):,} samples"
+                f"classes ({head['name']})", f"{len(counts):,}, with {min(counts):,} to {max(counts):,} {head['noun']}s"
             )
+    for about in profile["objects"]:
+        facts.add_row("objects", f"{about['count']:,} in {about['pictures']:,} pictures, {about['empty']:,} without")
     if profile["height"]:
         facts.add_row(
             "median size", f"{profile['width']['median']:.0f} x {profile['height']['median']:.0f} (width x height)"

@@ -35,6 +35,11 @@ def build(scan: Scan) -> Iterator[Finding]:
 def _disagree(scan: Scan, members: NDArray[np.int64]) -> bool:
     for head in scan.dataset.heads:
         values = scan.dataset.targets[head.name][members]
+        if head.kind == "objects":
+            counts = [np.bincount(one.labels, minlength=len(head.class_names)) for one in values]
+            if len(np.unique(counts, axis=0)) > 1:
+                return True
+            continue
         known = (
             values[values >= 0] if head.kind == "single" else values[~np.isnan(values).reshape(len(values), -1).any(1)]
         )
