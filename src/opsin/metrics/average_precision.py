@@ -66,7 +66,7 @@ class Ranking:
         hits, used = taken & ~ignored, taken & inside
         at, filled = _filled(hits)
         found = np.where(filled, pictures[at], nowhere) if len(pictures) else at
-        before = np.cumsum(inside)[at] if len(pictures) else at
+        before: IntArray = np.cumsum(inside, dtype=np.int64)[at] if len(pictures) else at
         if np.array_equal(hits, used):
             through = np.broadcast_to(np.arange(1, at.shape[1] + 1), at.shape)
             return cls(pictures[inside], found, before, None, through)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,7 +24,16 @@ from scipy.sparse import csr_matrix
 
 from opsin.errors import DataError, ShapeError
 from opsin.metrics import boxes as geometry
-from opsin.metrics.average_precision import COCO_RECALLS, VOC_RECALLS, Points, Ranking, area, at_recalls, by_falling_score, running
+from opsin.metrics.average_precision import (
+    COCO_RECALLS,
+    VOC_RECALLS,
+    Points,
+    Ranking,
+    area,
+    at_recalls,
+    by_falling_score,
+    running,
+)
 from opsin.metrics.inputs import FloatArray, IntArray, Weights, mean_of_defined, over_replicates, ratio
 from opsin.metrics.matching import (
     Matches,
@@ -76,7 +86,9 @@ class Judged:
         used = self.matches if matches is None else matches
         at = self.order[self.starts[label] : self.starts[label + 1]]
         pictures = self.given.found.picture[at]
-        return Ranking.of(pictures, ~self.outside[size, at], used.true[size][:, at], used.ignored[size][:, at], self.given.pictures)
+        return Ranking.of(
+            pictures, ~self.outside[size, at], used.true[size][:, at], used.ignored[size][:, at], self.given.pictures
+        )
 
     @cached_property
     def rankings(self) -> list[list[Ranking]]:
@@ -136,7 +148,7 @@ class Judged:
         order = by_falling_score(found.labels, found.scores)
         starts = np.searchsorted(found.labels[order], np.arange(self.num_classes + 1))
         rankings = []
-        for start, stop in zip(starts[:-1], starts[1:]):
+        for start, stop in pairwise(starts.tolist()):
             at = order[start:stop]
             true, lost = matches.true[0][:, at], matches.ignored[0][:, at]
             rankings.append(Ranking.of(found.picture[at], np.ones(len(at), np.bool_), true, lost, self.given.pictures))
@@ -200,9 +212,7 @@ def judged(
     low, high = ranges[:, :1], ranges[:, 1:]
     outside = (areas < low) | (areas > high)
     ignored = uncounted | (truth.area < low) | (truth.area > high)
-    matches = match(
-        rank, near, THRESHOLDS, ignored=ignored, reusable=truth.crowd, outside=outside, limit=limit
-    )
+    matches = match(rank, near, THRESHOLDS, ignored=ignored, reusable=truth.crowd, outside=outside, limit=limit)
     order = by_falling_score(found.labels, found.scores)
     order = order[rank[order] < limit]
     starts = np.searchsorted(found.labels[order], np.arange(num_classes + 1))
@@ -300,7 +310,7 @@ def _extended(weights: FloatArray) -> FloatArray:
     return np.concatenate([weights, np.zeros((len(weights), 1))], axis=1)
 
 
-def _means(values: NDArray[Any], objects: FloatArray) -> FloatArray:
+def mean_over_classes(values: NDArray[Any], objects: FloatArray) -> FloatArray:
     """Means (R,) of values (R, ..., K) over classes with objects (R, K), in the order of COCO's sum; nan where none has."""
     known = objects > 0
     chosen = (one if which.all() else np.compress(which, one, axis=-1) for one, which in zip(values, known))
@@ -309,17 +319,23 @@ def _means(values: NDArray[Any], objects: FloatArray) -> FloatArray:
 
 def coco(found: Judged, weights: FloatArray) -> dict[str, FloatArray]:
     """COCO's twelve numbers, (R,) each, under weights (R, N)."""
-    values = {}
+    values: dict[str, FloatArray] = {}
     for size, name in enumerate(SIZES):
         precision, recall, objects = size_range(found, size, weights)
         if name == "all":
-            values |= {"map": _means(precision, objects), "ar100": _means(recall, objects)}
-            values |= {"map50": _means(precision[:, 0], objects), "map75": _means(precision[:, 5], objects)}
+            values |= {"map": mean_over_classes(precision, objects), "ar100": mean_over_classes(recall, objects)}
+            values |= {
+                "map50": mean_over_classes(precision[:, 0], objects),
+                "map75": mean_over_classes(precision[:, 5], objects),
+            }
             for limit, counts in zip(LIMITS, found.hits_within):
                 hits = _weighed(counts, weights).reshape(recall.shape)
-                values[f"ar{limit}"] = _means(ratio(hits, objects[:, None]), objects)
+                values[f"ar{limit}"] = mean_over_classes(ratio(hits, objects[:, None]), objects)
         else:
-            values |= {f"map_{name}": _means(precision, objects), f"ar_{name}": _means(recall, objects)}
+            values |= {
+                f"map_{name}": mean_over_classes(precision, objects),
+                f"ar_{name}": mean_over_classes(recall, objects),
+            }
     return values
 
 
