@@ -43,6 +43,7 @@ def _inspected(found: dict[str, Any], path: str) -> Any:
         f"converted when read: {words} ({count} of the pictures looked at)"
         for words, count in found["conversions"].items()
     ]
+    lines += [_objects_line(facts) for facts in found["objects"].values()]
     parts: list[Any] = [Text("\n".join(lines))]
     for head, counts in found["classes"].items():
         table = Table(title=f"{head}: {len(counts)} classes", title_justify="left")
@@ -56,6 +57,19 @@ def _inspected(found: dict[str, Any], path: str) -> Any:
     parts += [Text(f"Note: {problem}") for problem in found["problems"][:10]]
     parts.append(Text(found["next"]))
     return Group(*parts)
+
+
+def _objects_line(facts: dict[str, Any]) -> str:
+    line = f"objects: {facts['objects']:,}"
+    if "per_picture" in facts:
+        per = facts["per_picture"]
+        line += f", {per['least']} to {per['most']} per picture (median {per['median']:g})"
+    line += f"; {facts['empty_pictures']:,} pictures without any"
+    if "side" in facts:
+        side = facts["side"]
+        line += f"; side {side['least']:.0f} to {side['most']:.0f} pixels (median {side['median']:.0f})"
+    line += "".join(f"; {facts[mark]:,} {mark}" for mark in ("crowd", "difficult") if facts[mark])
+    return line + (f"; {len(facts['points'])} points each" if "points" in facts else "")
 
 
 @app.command()
