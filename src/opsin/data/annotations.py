@@ -30,12 +30,35 @@ PICTURE_FOLDERS = frozenset(["images", "image", "imgs", "img", "jpegimages"])
 HEAD = "objects"
 """Name and kind of the head of boxes and points."""
 
+SIGMAS = {
+    "nose": 0.026, "eye": 0.025, "ear": 0.035, "shoulder": 0.079, "elbow": 0.072,
+    "wrist": 0.062, "hip": 0.107, "knee": 0.087, "ankle": 0.089,
+}  # fmt: skip
+"""Of COCO's 17 person keypoints, by name without left_ and right_ (https://cocodataset.org/#keypoints-eval)."""
+
 COMPARED = 200
 """So many pictures, evenly spread, are compared with the size that the annotations state."""
 
 _PART_WORD = re.compile(r"(?P<word>[a-z]+?)[-_]?(?:19|20)?\d{0,4}", re.IGNORECASE)
 
+_SIDE = re.compile("left|right", re.IGNORECASE)
+
 Where = str | Callable[[], str]
+
+
+def point_spec(names: Sequence[str], skeleton: Sequence[tuple[int, int]] = ()) -> PointSpec:
+    """What names say of points: "left_x" and "right_x" mirror each other, and COCO's 17 have published sigmas."""
+    position = {name: k for k, name in enumerate(names)}
+    swaps = tuple(position.get(_SIDE.sub(_other_side, name), k) for k, name in enumerate(names))
+    sigmas = tuple(SIGMAS.get(re.sub(r"^(left|right)_", "", name), math.nan) for name in names)
+    known = len(names) == 17 and not any(map(math.isnan, sigmas))
+    one_sided = any(_SIDE.search(name) for name in names)
+    return PointSpec(tuple(names), swaps if one_sided else (), tuple(skeleton), sigmas if known else ())
+
+
+def _other_side(found: re.Match[str]) -> str:
+    swapped = {"left": "right", "right": "left"}[found[0].lower()]
+    return swapped.capitalize() if found[0][0].isupper() else swapped
 
 
 def part_code(word: str) -> int:
@@ -118,6 +141,8 @@ class Pictures:
 
     @staticmethod
     def _chosen(fits: list[str], path: str, part: int) -> str | None:
+        exact = [name for name in fits if below_pictures(name, part).rpartition(".")[0] == path.rpartition(".")[0]]
+        fits = exact if len(fits) > 1 and exact else fits
         if len(fits) > 1 and "/" in path:
             ends = [name for name in fits if f"/{name.rpartition('.')[0]}".endswith(f"/{path.rpartition('.')[0]}")]
             fits = ends or fits

@@ -11,26 +11,36 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from opsin.data.annotations import Annotations, Pictures, around, below_pictures, part_code, part_in
-from opsin.data.dataset import Dataset
+import numpy as np
+
+from opsin.data.annotations import (
+    PICTURE_FOLDERS,
+    Annotations,
+    Pictures,
+    around,
+    below_pictures,
+    part_code,
+    part_in,
+    point_spec,
+)
+from opsin.data.dataset import PARTS, Dataset, HeadSpec
 from opsin.data.layout import ReadOptions, suffix
+from opsin.data.objects import Objects
 from opsin.data.places import NO, Place, Verdict
 from opsin.data.targets import PointSpec, multi_head, single_head
+from opsin.data.writing import file_names, new_folder, objects_of, part_folder, plain, put
 from opsin.errors import ConfigError, DataError, UnknownName
 
 NAMES = ("coco",)
 
-SIGMAS = {
-    "nose": 0.026, "eye": 0.025, "ear": 0.035, "shoulder": 0.079, "elbow": 0.072,
-    "wrist": 0.062, "hip": 0.107, "knee": 0.087, "ankle": 0.089,
-}  # fmt: skip
-"""Of COCO's 17 person keypoints, by name without left_ and right_ (https://cocodataset.org/#keypoints-eval)."""
+LOSES: tuple[str, ...] = ()
 
 _NOT_BOXES = ("captions", "panoptic", "stuff", "image_info")
 _STANDARD = frozenset(["id", "file_name", "width", "height", "license", "flickr_url", "coco_url", "date_captured"])
@@ -227,15 +237,12 @@ def _points(place: Place, files: list[_File]) -> PointSpec | None:
     if not specs:
         return None
     ((names, skeleton),) = specs.items()
-    position = {name: k for k, name in enumerate(names)}
-    swaps = tuple(position.get(_twin(name), k) for k, name in enumerate(names))
-    sigmas = tuple(SIGMAS.get(re.sub(r"^(left|right)_", "", name), math.nan) for name in names)
-    known = len(names) == 17 and not any(map(math.isnan, sigmas))
-    return PointSpec(names, swaps, skeleton, sigmas if known else ())
-
-
-def _twin(name: str) -> str:
-    return re.sub("left|right", lambda m: "right" if m[0] == "left" else "left", name)
+    spec = point_spec(names, skeleton)
+    own: dict[str, Any] = next(c for f in files for c in f.categories.values() if c.get("keypoints"))
+    swaps, sigmas = own.get("keypoint_swaps"), own.get("keypoint_sigmas")
+    return PointSpec(
+        names, spec.swaps if swaps is None else tuple(swaps), skeleton, spec.sigmas if sigmas is None else tuple(sigmas)
+    )
 
 
 def _attributes(image: dict[str, Any]) -> dict[str, str]:
@@ -268,8 +275,8 @@ def _read_file(found: Annotations, pictures: Pictures, file: _File, counts: Coun
             continue
         height, width = image.get("height"), image.get("width")
         stated = (int(height), int(width)) if height and width else None
-        below = below_pictures(_written_below(name, str(image["file_name"])), file.part)
-        rows[key] = found.picture(name, file.part, below, _attributes(image), stated)
+        part, below = _placed(name, str(image["file_name"]), file.part)
+        rows[key] = found.picture(name, part, below, _attributes(image), stated)
     numbers = len(found.points.names) if found.points else 0
     for k, entry in enumerate(file.annotations):
         key = entry.get("image_id")
@@ -313,10 +320,18 @@ def _read_file(found: Annotations, pictures: Pictures, file: _File, counts: Coun
         )
 
 
-def _written_below(name: str, written: str) -> str:
-    """The picture's path as the file writes it, where it ends so; it begins at the folder of pictures then."""
+def _placed(name: str, written: str, part: int) -> tuple[int, str]:
+    """The part of a picture, and its path below the folder of pictures (then of the part).
+
+    Where no folder is called images, that folder is where the path in the file begins.
+    """
     path = written.replace("\\", "/").removeprefix("./")
-    return path if f"/{name}".endswith(f"/{path}") else name
+    if not any(folder.lower() in PICTURE_FOLDERS for folder in name.split("/")[:-1]):
+        name = path if f"/{name}".endswith(f"/{path}") else name
+    if part < 0:
+        below = below_pictures(name, -1)
+        part = part_code(below.partition("/")[0]) if "/" in below else -1
+    return part, below_pictures(name, part)
 
 
 def _unboxed(file: _File) -> set[Any]:
@@ -351,8 +366,8 @@ def _classes_of_pictures(place: Place, pictures: Pictures, files: list[_File], o
                 at = f"{place.where(file.name)}, image {image['id']}"
                 found.bad(at, f"its picture '{image.get('file_name')}' was not found in {place.root}.", "pictures")
                 continue
-            below = below_pictures(_written_below(name, str(image["file_name"])), file.part)
-            found.picture(name, file.part, below, _attributes(image))
+            part, below = _placed(name, str(image["file_name"]), file.part)
+            found.picture(name, part, below, _attributes(image))
             words.append(list(by_image.get(image["id"], ())))
     class_names = list(dict.fromkeys(str(f.categories[k]["name"]).strip() for f in files for k in f.categories))
     several = any(len(one) > 1 for one in words)
@@ -367,3 +382,78 @@ def _classes_of_pictures(place: Place, pictures: Pictures, files: list[_File], o
         level="info",
     )
     return found.labeled((head,), {"label": values})
+
+
+def write(dataset: Dataset, to: str | os.PathLike[str]) -> list[str]:
+    """Write `annotations/instances[_PART].json` and the pictures byte for byte under `images/[PART/]`.
+
+    What COCO has no field for is kept in fields of our own, which other programs pass over: `difficult`, columns of text
+    (in the images), and which points mirror each other (in the categories).
+
+    Raises:
+        DataError: if `to` exists, or the data set holds no boxes.
+    """
+    head, column = objects_of(dataset, "coco")
+    names = file_names(dataset)
+    image_ids = _image_ids(dataset)
+    categories = [_category(head, k) for k in range(len(head.class_names))]
+    number = 0
+    with new_folder(to) as folder:
+        for code in sorted({int(c) for c in dataset.given_split.tolist()}) or [-1]:
+            images: list[dict[str, Any]] = []
+            annotations: list[dict[str, Any]] = []
+            for i in np.flatnonzero(dataset.given_split == code).tolist():
+                put(folder, f"images/{part_folder(dataset, i)}{names[i]}", dataset.bytes_of(i)[0])
+                height, width = dataset.size(i)
+                entry = {"id": image_ids[i], "file_name": names[i], "width": width, "height": height}
+                kept = {k: column[i] for k, column in dataset.attributes.items() if k not in _STANDARD}
+                images.append(entry | {k: v for k, v in kept.items() if v and k != "coco_image_id"})
+                for one in _entries(head, column[i]):
+                    number += 1
+                    annotations.append({"id": number, "image_id": image_ids[i], **one})
+            values = {"images": images, "annotations": annotations, "categories": categories}
+            file = f"annotations/instances{f'_{PARTS[code]}' if code >= 0 else ''}.json"
+            put(folder, file, json.dumps(values, ensure_ascii=False) + "\n")
+    return []
+
+
+def _image_ids(dataset: Dataset) -> list[int] | list[str]:
+    """The ids that the pictures had in COCO files, or numbers from 1."""
+    known = list(dataset.attributes.get("coco_image_id", ()))
+    if known and all(known) and len(set(known)) == len(known):
+        return [int(one) for one in known] if all(map(str.isdigit, known)) else known
+    return list(range(1, len(dataset) + 1))
+
+
+def _category(head: HeadSpec, k: int) -> dict[str, Any]:
+    category: dict[str, Any] = {"id": k + 1, "name": head.class_names[k], "supercategory": "none"}
+    if head.points is not None:
+        said = point_spec(head.points.names)
+        category["keypoints"] = list(head.points.names)
+        category["skeleton"] = [[a + 1, b + 1] for a, b in head.points.skeleton]
+        if head.points.swaps != said.swaps:
+            category["keypoint_swaps"] = list(head.points.swaps)
+        if head.points.sigmas != said.sigmas:
+            category["keypoint_sigmas"] = list(head.points.sigmas)
+    return category
+
+
+def _entries(head: HeadSpec, objects: Objects) -> list[dict[str, Any]]:
+    entries = []
+    for k in range(len(objects)):
+        x1, y1, x2, y2 = objects.boxes_xyxy[k].tolist()
+        area = float(objects.area[k])
+        entry: dict[str, Any] = {
+            "category_id": int(objects.labels[k]) + 1,
+            "bbox": [plain(x1), plain(y1), plain(x2 - x1), plain(y2 - y1)],
+            "area": plain((x2 - x1) * (y2 - y1) if math.isnan(area) else area),
+            "iscrowd": int(objects.crowd[k]),
+        }
+        if objects.difficult[k]:
+            entry["difficult"] = 1
+        if head.points is not None:
+            points = objects.points[k]
+            entry["keypoints"] = [plain(v) for v in points.reshape(-1).tolist()]
+            entry["num_keypoints"] = int((points[:, 2] > 0).sum())
+        entries.append(entry)
+    return entries

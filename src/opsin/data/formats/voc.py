@@ -8,17 +8,23 @@ corners in the wrong order. Classes are in natural order, or as a `labels.txt` l
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
+import numpy as np
+
 from opsin.data.annotations import Annotations, Pictures, below_pictures, named_classes, part_code
-from opsin.data.dataset import Dataset
+from opsin.data.dataset import PARTS, Dataset
 from opsin.data.layout import PART_FOLDERS, ReadOptions, suffix
+from opsin.data.objects import Objects
 from opsin.data.places import NO, Place, Verdict
+from opsin.data.writing import file_names, new_folder, objects_of, put, stems, text
 from opsin.errors import ConfigError, DataError
 
 NAMES = ("voc",)
+LOSES = ("crowd", "area", "points", "attributes")
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -65,7 +71,7 @@ def read(place: Place, options: ReadOptions) -> Dataset:
     for name in files:
         root = _parsed(place, name)
         part = _part(name, parts)
-        if parts and part < 0:
+        if parts and _inside(name) not in parts:
             counts["unlisted"] += 1
             continue
         picture = pictures.of_stem(_picture_stem(name), part) or pictures.find(
@@ -74,11 +80,13 @@ def read(place: Place, options: ReadOptions) -> Dataset:
         if picture is None:
             found.bad(place.where(name), "its picture (the same name, or <filename>) was not found.", "pictures")
             continue
-        row = found.picture(picture, part, _below(picture, name, part), stated=_stated(root))
-        objects = [o for k, node in enumerate(root.iter("object"), 1) if (o := _object(found, name, k, node, counts))]
+        row = found.picture(picture, part, _below(picture, part, bool(parts)), stated=_stated(root))
+        ours = root.findtext("origin") == "1"
+        nodes = enumerate(root.iter("object"), 1)
+        objects = [one for k, node in nodes if (one := _object(found, name, k, node, ours, counts))]
         taken.append((row, name, objects))
         zeros += [f"{place.where(name)}, object {o.number}" for o in objects if 0 in o.corners]
-        marked = marked and root.findtext("origin") == "1"
+        marked = marked and ours
     shift = 0.0 if origin == "0" or (origin is None and zeros and not marked) else 1.0
     if shift == 0.0 and origin is None:
         found.note(
@@ -111,12 +119,13 @@ def _parsed(place: Place, name: str) -> ElementTree.Element:
 
 
 def _image_sets(place: Place) -> dict[str, int]:
-    """Picture (its path without ending) to part, from ImageSets/Main; trainval is train where there is no train list."""
+    """Picture (its path without ending) to part, from ImageSets/Main; trainval is train where there is no train list, and
+    "default" (of CVAT, and ours) is no part."""
     lists = {
         n.rpartition("/")[2].rpartition(".")[0]: n for n in place.names if "ImageSets/Main/" in n and n.endswith(".txt")
     }
     parts: dict[str, int] = {}
-    for word, code in {**PART_FOLDERS, **({} if "train" in lists else {"trainval": 0})}.items():
+    for word, code in {**PART_FOLDERS, **({} if "train" in lists else {"trainval": 0}), "default": -1}.items():
         if word not in lists:
             continue
         for number, line in enumerate(place.read(lists[word]).decode("utf-8-sig").splitlines(), 1):
@@ -131,8 +140,8 @@ def _image_sets(place: Place) -> dict[str, int]:
 
 def _inside(name: str) -> str:
     """The path of an XML file below its Annotations folder, without its ending."""
-    folder, mark, rest = f"/{name.rpartition('.')[0]}".rpartition("/Annotations/")
-    return rest if mark else folder.removeprefix("/") or rest.removeprefix("/")
+    stem = f"/{name.rpartition('.')[0]}"
+    return stem.partition("/Annotations/")[2] or stem.removeprefix("/")
 
 
 def _part(name: str, parts: dict[str, int]) -> int:
@@ -144,15 +153,15 @@ def _part(name: str, parts: dict[str, int]) -> int:
 
 def _picture_stem(name: str) -> str:
     stem = name.rpartition(".")[0]
-    before, mark, after = f"/{stem}".rpartition("/Annotations/")
+    before, mark, after = f"/{stem}".partition("/Annotations/")
     return f"{before}/JPEGImages/{after}".removeprefix("/") if mark else stem
 
 
-def _below(picture: str, name: str, part: int) -> str:
-    """Below JPEGImages as it is, because lists of parts need no folders; elsewhere without the part's folder."""
-    before, mark, after = f"/{picture}".rpartition("/JPEGImages/")
-    del before, name
-    return after if mark else below_pictures(picture, part)
+def _below(picture: str, part: int, listed: bool) -> str:
+    """Below JPEGImages as it is where lists give the parts, because then no folder does; elsewhere without the part's."""
+    before, mark, after = f"/{picture}".partition("/JPEGImages/")
+    del before
+    return after if mark and listed else below_pictures(picture, part)
 
 
 def _stated(root: ElementTree.Element) -> tuple[int, int] | None:
@@ -164,7 +173,7 @@ def _stated(root: ElementTree.Element) -> tuple[int, int] | None:
 
 
 def _object(
-    found: Annotations, name: str, number: int, node: ElementTree.Element, counts: Counter[str]
+    found: Annotations, name: str, number: int, node: ElementTree.Element, ours: bool, counts: Counter[str]
 ) -> _Object | None:
     at = f"{found.place.where(name)}, object {number}"
     word = node.findtext("name", "").strip()
@@ -178,7 +187,7 @@ def _object(
     except ValueError:
         found.bad(at, f"its bndbox is {dict(zip(_CORNERS, texts))}; expected four numbers.", "boxes")
         return None
-    if x1 == x2 and y1 == y2:
+    if x1 == x2 and y1 == y2 and not ours:
         found.bad(at, f"box [{', '.join(texts)}] is a single point. Expected positive width and height.", "boxes")
         return None
     counts["truncated"] += node.findtext("truncated", "0").strip() == "1"
@@ -189,3 +198,46 @@ def _add(found: Annotations, row: int, name: str, one: _Object, shift: float) ->
     x1, y1, x2, y2 = one.corners
     at = f"{found.place.where(name)}, object {one.number} ({one.name})"
     found.add(row, one.name, (x1 - shift, y1 - shift, x2, y2), at, written=one.corners, difficult=one.difficult)
+
+
+def write(dataset: Dataset, to: str | os.PathLike[str]) -> list[str]:
+    """Write JPEGImages/, Annotations/, ImageSets/Main/ and `labels.txt`; pictures byte for byte.
+
+    Raises:
+        DataError: if `to` exists, the data set holds no boxes, or two pictures differ in their ending only.
+    """
+    head, column = objects_of(dataset, "voc")
+    names = file_names(dataset)
+    bare = stems(names, "voc")
+    with new_folder(to) as folder:
+        for i, name in enumerate(names):
+            put(folder, f"JPEGImages/{name}", dataset.bytes_of(i)[0])
+            tree = _annotation(name, dataset.size(i), dataset.spec.channels, column[i], head.class_names)
+            ElementTree.indent(tree)
+            put(folder, f"Annotations/{bare[i]}.xml", ElementTree.tostring(tree, "unicode") + "\n")
+        for code in sorted(set(dataset.given_split.tolist())):
+            listed = "".join(f"{bare[i]}\n" for i in np.flatnonzero(dataset.given_split == code))
+            put(folder, f"ImageSets/Main/{PARTS[code] if code >= 0 else 'default'}.txt", listed)
+        put(folder, "labels.txt", "".join(f"{name}\n" for name in head.class_names))
+    return []
+
+
+def _annotation(
+    name: str, size: tuple[int, int], channels: int, objects: Objects, class_names: tuple[str, ...]
+) -> ElementTree.Element:
+    root = ElementTree.Element("annotation")
+    before, _, last = name.rpartition("/")
+    for tag, value in (("folder", before or "JPEGImages"), ("filename", last), ("origin", "1"), ("segmented", "0")):
+        ElementTree.SubElement(root, tag).text = value
+    stated = ElementTree.SubElement(root, "size")
+    for tag, number in (("width", size[1]), ("height", size[0]), ("depth", channels)):
+        ElementTree.SubElement(stated, tag).text = str(number)
+    for k in range(len(objects)):
+        node = ElementTree.SubElement(root, "object")
+        marks = {"pose": "Unspecified", "truncated": "0", "difficult": str(int(objects.difficult[k]))}
+        for tag, value in {"name": class_names[objects.labels[k]], **marks}.items():
+            ElementTree.SubElement(node, tag).text = value
+        box = ElementTree.SubElement(node, "bndbox")
+        for corner, value in zip(_CORNERS, (objects.boxes_xyxy[k] + [1, 1, 0, 0]).tolist()):
+            ElementTree.SubElement(box, corner).text = text(value)
+    return root

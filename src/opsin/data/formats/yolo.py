@@ -8,21 +8,26 @@ pictures are counted. Where data.yaml gives the same pictures for train and val,
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import yaml
 
-from opsin.data.annotations import Annotations, Pictures, around, below_pictures, part_in
+from opsin.data.annotations import Annotations, Pictures, around, below_pictures, part_in, point_spec
 from opsin.data.dataset import PARTS, Dataset, FileSource
 from opsin.data.layout import ReadOptions, is_picture, suffix
+from opsin.data.objects import Objects
 from opsin.data.places import NO, Place, Verdict
 from opsin.data.targets import PointSpec
+from opsin.data.writing import clipped, file_names, new_folder, objects_of, put, stems, text
 from opsin.errors import ConfigError, DataError
 
 NAMES = ("yolo",)
+LOSES = ("crowd", "difficult", "area", "attributes")
 
 _DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _LISTS = ("classes.txt", "labels.txt", "obj.names", "predefined_classes.txt")
@@ -231,7 +236,8 @@ def _points(values: Mapping[str, Any], where: str) -> tuple[PointSpec | None, in
         raise DataError(f"{where}: kpt_names has {len(names)} names for {count} points.")
     skeleton = tuple((int(a), int(b)) for a, b in values.get("skeleton") or ())
     sigmas = tuple(float(v) for v in values.get("kpt_sigmas") or ())
-    return PointSpec(tuple(map(str, names)), swaps, skeleton, sigmas), dims
+    said = point_spec(tuple(map(str, names)), skeleton)
+    return PointSpec(said.names, swaps or said.swaps, skeleton, sigmas or said.sigmas), dims
 
 
 def _bases(values: Mapping[str, Any], folder: str) -> list[str]:
@@ -338,3 +344,75 @@ def _scaled(values: list[float], dims: int, width: int, height: int) -> list[flo
         seen = values[k + 2] if dims == 3 else (0.0 if x == 0 and y == 0 else 2.0)
         points += [x * width, y * height, seen] if seen > 0 and math.isfinite(x + y) else [0.0, 0.0, 0.0]
     return points
+
+
+def write(dataset: Dataset, to: str | os.PathLike[str]) -> list[str]:
+    """Write `data.yaml`, `labels/[PART/]*.txt` and the pictures byte for byte under `images/[PART/]`.
+
+    Without given parts, train and val are both all pictures, which reading takes for no part. Pictures without a part in
+    a data set where others have one go to train.
+
+    Returns:
+        What had to be changed, counted: boxes that reach so far beyond the picture that shares cannot say it are clipped.
+
+    Raises:
+        DataError: if `to` exists, the data set holds no boxes, or two pictures differ in their ending only.
+    """
+    head, column = objects_of(dataset, "yolo")
+    names = file_names(dataset)
+    bare = stems(names, "yolo")
+    given = dataset.given_split
+    some = bool((given >= 0).any())
+    counts: Counter[str] = Counter(parts=int((given < 0).sum()) if some else 0)
+    with new_folder(to) as folder:
+        for i, name in enumerate(names):
+            part = f"{PARTS[max(int(given[i]), 0)]}/" if some else ""
+            put(folder, f"images/{part}{name}", dataset.bytes_of(i)[0])
+            put(folder, f"labels/{part}{bare[i]}.txt", _rows(column[i], dataset.size(i), counts))
+        codes = {max(int(code), 0) for code in given.tolist()} if some else set()
+        listed = {PARTS[code]: f"images/{PARTS[code]}" for code in sorted(codes)} or {
+            "train": "images",
+            "val": "images",
+        }
+        values: dict[str, Any] = {"path": ".", **listed, "nc": len(head.class_names)}
+        values["names"] = dict(enumerate(head.class_names))
+        put(folder, "data.yaml", yaml.safe_dump(values | _described(head.points), allow_unicode=True, sort_keys=False))
+    notes = []
+    if counts["parts"]:
+        notes.append(f"changed: {counts['parts']:,} pictures without a part go to train")
+    if counts["clipped"]:
+        notes.append(
+            f"changed: {counts['clipped']:,} boxes that reach far beyond their picture are clipped at its edges"
+        )
+    if counts["outside"]:
+        notes.append(f"lost: {counts['outside']:,} boxes that lie outside their picture")
+    return notes
+
+
+def _described(points: PointSpec | None) -> dict[str, Any]:
+    if points is None:
+        return {}
+    values: dict[str, Any] = {"kpt_shape": [len(points.names), 3], "kpt_names": {0: list(points.names)}}
+    values |= {"flip_idx": list(points.swaps)} if points.swaps else {}
+    values |= {"skeleton": [list(pair) for pair in points.skeleton]} if points.skeleton else {}
+    return values | ({"kpt_sigmas": list(points.sigmas)} if points.sigmas else {})
+
+
+def _rows(objects: Objects, size: tuple[int, int], counts: Counter[str]) -> str:
+    """Rows of one picture (H, W), in shares with all digits."""
+    height, width = size
+    scale = np.array([width, height, width, height], np.float64)
+    boxes = objects.boxes_xyxy
+    shares = np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1) / scale
+    fits = ((shares >= 0) & (shares <= 1)).all(axis=1)
+    if not fits.all():
+        cut = clipped(objects.take(np.flatnonzero(~fits)), size)
+        counts["clipped"] += len(cut)
+        counts["outside"] += int((~fits).sum()) - len(cut)
+        return _rows(objects.take(np.flatnonzero(fits)), size, counts) + _rows(cut, size, counts)
+    points = objects.points / [width, height, 1] if objects.points.size else objects.points
+    lines = []
+    for k in range(len(objects)):
+        numbers = [*shares[k].tolist(), *points[k].reshape(-1).tolist()]
+        lines.append(" ".join([str(int(objects.labels[k])), *map(text, numbers)]) + "\n")
+    return "".join(lines)
