@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from opsin.data.classes import picture_sizes, spec_words
-from opsin.data.dataset import PARTS, Dataset
-from opsin.data.objects import ObjectColumn
+from opsin.data.dataset import PARTS, Dataset, HeadSpec
 
 
 def inspect_data(data: Dataset) -> dict[str, Any]:
@@ -27,8 +26,8 @@ def inspect_data(data: Dataset) -> dict[str, Any]:
         "parts": {
             part: int(len(data) if code is None else (data.given_split == code).sum()) for part, code in parts.items()
         },
+        "objects": {head.name: _objects(data, head) for head in data.heads if head.kind == "objects"},
         "classes": {head.name: _counts(data, head, parts) for head in data.heads if head.kind != "regression"},
-        "objects": {head.name: _objects(data.targets[head.name]) for head in data.heads if head.kind == "objects"},
         "problems": [str(problem) for problem in data.problems],
         "next": _next(data),
     }
@@ -53,16 +52,30 @@ def _counts(data: Dataset, head: Any, parts: dict[str, int | None]) -> dict[str,
     return found
 
 
-def _objects(column: ObjectColumn) -> dict[str, Any]:
-    counts = column.counts
-    return {
-        "count": int(counts.sum()),
-        "pictures_without": int((counts == 0).sum()),
-        "most_in_a_picture": int(counts.max(initial=0)),
-        "crowd": int(column.objects.crowd.sum()),
-        "difficult": int(column.objects.difficult.sum()),
-        "points": int(column.objects.points.shape[1]),
+def _objects(data: Dataset, head: HeadSpec) -> dict[str, Any]:
+    """How many objects there are, in all and per picture, and of which sides."""
+    column = data.targets[head.name]
+    every, counts = column.objects, column.counts
+    sides = every.boxes_xyxy[:, 2:] - every.boxes_xyxy[:, :2]
+    found: dict[str, Any] = {
+        "objects": len(every),
+        "empty_pictures": int((counts == 0).sum()),
+        "crowd": int(every.crowd.sum()),
+        "difficult": int(every.difficult.sum()),
     }
+    if len(counts):
+        found["per_picture"] = {
+            "least": int(counts.min()),
+            "median": float(np.median(counts)),
+            "most": int(counts.max()),
+        }
+    if len(every):
+        side = np.sqrt(sides.prod(axis=1))
+        found["side"] = {"least": float(side.min()), "median": float(np.median(side)), "most": float(side.max())}
+    if head.points is not None:
+        found["points"] = list(head.points.names)
+        found["labeled_points"] = int((every.points[..., 2] > 0).sum())
+    return found
 
 
 def _next(data: Dataset) -> str:
