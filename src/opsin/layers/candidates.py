@@ -24,6 +24,22 @@ def best_scores(scores: Tensor, count: int, threshold: float) -> tuple[Tensor, T
     return torch.where(best > threshold, best, 0), position // classes, position % classes
 
 
+def best_of_classes(scores: Tensor, count: int, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The best places of every class.
+
+    Args:
+        scores: (B, N, K).
+        count: how many are taken of every class, if there are as many places.
+        threshold: scores up to it become 0.
+
+    Returns:
+        Scores, places and labels, (B, K * M) each, M = min(count, N), by class and then best first.
+    """
+    best, places = scores.transpose(1, 2).topk(min(count, scores.shape[1]), dim=2)  # (B, K, M)
+    labels = torch.arange(scores.shape[2], device=scores.device)[:, None].expand_as(places)
+    return torch.where(best > threshold, best, 0).flatten(1), places.flatten(1), labels.flatten(1)
+
+
 def taken(values: Tensor, places: Tensor) -> Tensor:
     """Rows (B, M, D) of `values` (B, N, D) at `places` (B, M)."""
     return values.gather(1, places[..., None].expand(-1, -1, values.shape[2]))

@@ -12,7 +12,11 @@ from opsin.task import Part
 
 
 def multibox_loss(
-    logits: Tensor, deltas: Tensor, labels: Tensor, targets: Sequence[Tensor], negatives: float = 3.0
+    logits: Tensor,
+    deltas: Tensor,
+    labels: Tensor,
+    targets: Sequence[Tensor],
+    negatives: float = 3.0,
 ) -> dict[str, Part]:
     """SSD's loss: cross-entropy of matched boxes and of the hardest background, smooth L1 of the matched.
 
