@@ -185,14 +185,31 @@ class MobileNetV3(nn.Module):
 
 
 def mobilenet_v3_small(
-    num_classes: int = 1000, in_channels: int = 3, width: float = 1.0, hidden: int = 1024, dropout: float = 0.2
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    width: float = 1.0,
+    hidden: int = 1024,
+    dropout: float = 0.2,
+    reduced_tail: bool = False,
 ) -> MobileNetV3:
-    """Build MobileNet v3 small (table 2)."""
-    return MobileNetV3(SMALL, num_classes, in_channels, width, hidden, dropout)
+    """Build MobileNet v3 small (table 2); `reduced_tail` halves the channels of stride 32, for detection (table 6)."""
+    return MobileNetV3(_tail(SMALL, reduced_tail), num_classes, in_channels, width, hidden, dropout)
 
 
 def mobilenet_v3_large(
-    num_classes: int = 1000, in_channels: int = 3, width: float = 1.0, hidden: int = 1280, dropout: float = 0.2
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    width: float = 1.0,
+    hidden: int = 1280,
+    dropout: float = 0.2,
+    reduced_tail: bool = False,
 ) -> MobileNetV3:
-    """Build MobileNet v3 large (table 1)."""
-    return MobileNetV3(LARGE, num_classes, in_channels, width, hidden, dropout)
+    """Build MobileNet v3 large (table 1); `reduced_tail` halves the channels of stride 32, for detection (table 6)."""
+    return MobileNetV3(_tail(LARGE, reduced_tail), num_classes, in_channels, width, hidden, dropout)
+
+
+def _tail(rows: Sequence[Row], reduced: bool) -> Sequence[Row]:
+    if not reduced:
+        return rows
+    first = rows[-3]._replace(out=rows[-3].out // 2)
+    return (*rows[:-3], first, *(row._replace(expanded=row.expanded // 2, out=row.out // 2) for row in rows[-2:]))
