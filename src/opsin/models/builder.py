@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -75,6 +76,69 @@ def build_with(builder: Builder | nn.Module, spec: ModelSpec, *, check: bool = T
         checks = {"classified": _check_logits, "detected": _check_detected, "located": _check_located}
         checks[spec.answer](_try_pictures(model, spec), spec)
     return model
+
+
+def build_backbone(
+    name: str,
+    kwargs: Mapping[str, Any],
+    in_channels: int,
+    image_size: tuple[int, int],
+    strides: Sequence[int],
+) -> tuple[nn.Module, list[int]]:
+    """Build a classification network for its feature pyramid: the layers behind the levels that are used are taken away.
+
+    Args:
+        name: a registered name or `timm/NAME`.
+        kwargs: its builder's own keyword arguments.
+        in_channels: C of the pictures.
+        image_size: (H, W) of the pictures.
+        strides: wanted; those that the network does not have are left out.
+
+    Returns:
+        A module with `forward_pyramid` and `feature_info`, and the positions of the levels used, finest first: of those
+        with one stride the last.
+
+    Raises:
+        ConfigError: if it has no pyramid, or no level with one of the strides.
+    """
+    if answer_of(name) not in ("classified", None):
+        raise ConfigError(
+            f"backbone = '{name}' is a detector or a keypoint network; expected a classification network."
+        )
+    net = build_model(ModelSpec(name, dict(kwargs), in_channels, 2, image_size), check=False)
+    if not hasattr(net, "forward_pyramid"):
+        fitting = [one for one in models if models.where(one).startswith("opsin.models.backbones.")]
+        raise ConfigError(
+            f"backbone = '{name}' has no feature pyramid. Those that do: {', '.join(fitting)}, timm/NAME."
+        )
+    last = {int(stride): i for i, (_, stride) in enumerate(net.feature_info)}  # type: ignore[arg-type]
+    levels = [last[stride] for stride in strides if stride in last]
+    if not levels:
+        raise ConfigError(f"backbone = '{name}' has strides {sorted(last)}; expected one of {sorted(strides)}.")
+    _without_head(net, levels, in_channels, image_size)
+    return net, levels
+
+
+def _without_head(net: nn.Module, levels: Sequence[int], in_channels: int, image_size: tuple[int, int]) -> None:
+    """Take away the modules that no level's features depend on."""
+    shapes = copy.deepcopy(net).to("meta").eval()
+    features = shapes.forward_pyramid(torch.empty((1, in_channels, *image_size), device="meta"))  # type: ignore[operator]
+    named = dict(shapes.named_parameters())
+    total = torch.stack([features[level].sum() for level in levels]).sum()
+    gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+    used = {name for name, gradient in zip(named, gradients, strict=True) if gradient is not None}
+
+    def cut(module: nn.Module, path: str) -> None:
+        for name, child in list(module.named_children()):
+            inside = [f"{path}{name}.{parameter}" for parameter, _ in child.named_parameters()]
+            if inside and not used.intersection(inside):
+                setattr(module, name, nn.Identity())
+            else:
+                cut(child, f"{path}{name}.")
+
+    cut(net, "")
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(name in used)
 
 
 def _called(builder: Builder, spec: ModelSpec) -> nn.Module:
