@@ -323,7 +323,12 @@ def _matched(model: nn.Module, state: dict[str, Tensor]) -> tuple[nn.Module, dic
     while inner := {name.removeprefix("net."): t for name, t in states[-1].items() if name.startswith("net.")}:
         states.append(inner)
     pairs = [(target, names) for target in targets for names in states]
-    return max(pairs, key=lambda pair: len(pair[0].state_dict().keys() & pair[1].keys()))
+
+    def fit(pair: tuple[nn.Module, dict[str, Tensor]]) -> tuple[int, bool]:
+        shared = len(pair[0].state_dict().keys() & pair[1].keys())
+        return shared, hasattr(pair[0], "adapt_state")  # where nothing fits, one that can take names of others
+
+    return max(pairs, key=fit)
 
 
 def head_of(model: nn.Module) -> set[str]:
