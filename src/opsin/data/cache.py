@@ -95,7 +95,13 @@ class Cache:
         image = sample.image
         interleaved = image.permute(1, 2, 0).is_contiguous()
         pixels = (image.permute(1, 2, 0) if interleaved else image.contiguous()).numpy()
-        facts = (reduce_to, pixels.dtype.str, pixels.shape, interleaved, (sample.id, sample.target, sample.original_size))
+        facts = (
+            reduce_to,
+            pixels.dtype.str,
+            pixels.shape,
+            interleaved,
+            (sample.id, sample.target, sample.original_size),
+        )
         header = pickle.dumps(facts, protocol=5)
         padded = -(-len(header) // _ALIGN) * _ALIGN
         size = padded + -(-pixels.nbytes // _ALIGN) * _ALIGN

@@ -46,7 +46,7 @@ def strata_of(dataset: Dataset) -> Ints:
         known = np.asarray(has, np.float64)
         frequency = known.sum(axis=0)
         rarity = np.where(known > 0, frequency[None], np.inf)  # (N, K)
-        rarest = np.argmin(rarity, axis=1) if values.shape[1] else np.zeros(len(values), np.int64)
+        rarest = np.argmin(rarity, axis=1) if known.shape[1] else np.zeros(len(values), np.int64)
         return np.where(known.any(axis=1), rarest + 1, 0).astype(np.int64)
     edges = np.nanquantile(values, np.linspace(0, 1, 11)[1:-1]) if (~np.isnan(values)).any() else np.zeros(0)
     return np.where(np.isnan(values), 0, np.searchsorted(edges, values) + 1).astype(np.int64)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from opsin.data.columns import StringColumn, ids_fingerprint
 from opsin.data.dataset import PARTS, Dataset, Problem
 from opsin.data.dealing import deal, deal_groups, deal_in_time, id_keys, strata_of
+from opsin.data.objects import ObjectColumn
 from opsin.errors import ConfigError, DataError
 from opsin.recipe import SplitSettings
 
@@ -330,6 +331,8 @@ def _finished(dataset: Dataset, assignment: Parts, method: str, problems: list[P
 def _class_counts(dataset: Dataset, chosen: NDArray[np.bool_]) -> dict[str, int]:
     head = dataset.heads[0]
     values = dataset.targets[head.name][chosen]
+    if isinstance(values, ObjectColumn):
+        values = values.objects.labels
     sums = (
         np.nansum(values, axis=0)
         if head.kind == "multi"

@@ -54,7 +54,9 @@ class FoundObject:
             "score": round(self.score, 6),
             "box_xyxy": [round(v, 2) for v in self.box_xyxy],
         }
-        return {**values, "points": [[round(float(v), 3) for v in p] for p in self.points]} if len(self.points) else values
+        return (
+            {**values, "points": [[round(float(v), 3) for v in p] for p in self.points]} if len(self.points) else values
+        )
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,9 @@ class Detection:
     def __post_init__(self) -> None:
         every, d = self.candidates, len(self.candidates)
         if every.boxes_xyxy.shape != (d, 4) or every.labels.shape != (d,) or every.points.shape[:1] != (d,):
-            raise ShapeError(f"{self.id}: {d} scores, but boxes {every.boxes_xyxy.shape} and labels {every.labels.shape}.")
+            raise ShapeError(
+                f"{self.id}: {d} scores, but boxes {every.boxes_xyxy.shape} and labels {every.labels.shape}."
+            )
         if self.thresholds.shape != (len(self.class_names),):
             raise ShapeError(f"{self.id}: {len(self.class_names)} classes, but thresholds {self.thresholds.shape}.")
         if not (np.isfinite(every.boxes_xyxy).all() and np.all((every.scores >= 0) & (every.scores <= 1 + 1e-5))):

@@ -29,7 +29,9 @@ class Tiling:
 
     def __post_init__(self) -> None:
         if min(self.size) < 32 or not 0 <= self.overlap < 0.9:
-            raise ConfigError(f"Tiles of {self.size} with an overlap of {self.overlap}: expected 32 pixels and more, 0 to 0.9.")
+            raise ConfigError(
+                f"Tiles of {self.size} with an overlap of {self.overlap}: expected 32 pixels and more, 0 to 0.9."
+            )
 
 
 def predict_tiled(bundle: Bundle, sample: Sample, tiling: Tiling, runner: Any = None) -> Detection:
@@ -41,7 +43,9 @@ def predict_tiled(bundle: Bundle, sample: Sample, tiling: Tiling, runner: Any = 
     height, width = sample.image.shape[1:]
     corners = tiles(height, width, tiling.size, tiling.overlap)
     parts = [
-        replace(sample, image=sample.image[:, top : top + tiling.size[0], left : left + tiling.size[1]], original_size=None)
+        replace(
+            sample, image=sample.image[:, top : top + tiling.size[0], left : left + tiling.size[1]], original_size=None
+        )
         for top, left in corners
     ]
     offsets = [(left, top) for top, left in corners]
@@ -61,7 +65,9 @@ def joined(
     boxes, scores, labels, positions = untile(
         [one.boxes_xyxy for one in every], [one.scores for one in every], [one.labels for one in every], offsets
     )
-    shift = np.concatenate([np.tile(np.array([*at, 0.0], np.float32), (len(one), 1)) for one, at in zip(every, offsets)])
+    shift = np.concatenate(
+        [np.tile(np.array([*at, 0.0], np.float32), (len(one), 1)) for one, at in zip(every, offsets)]
+    )
     points = np.concatenate([one.points for one in every]) + shift[:, None]
     candidates = Candidates(boxes, scores, labels, points[positions])
     best = Candidates(boxes[:most], scores[:most], labels[:most], candidates.points[:most])

@@ -19,7 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opsin.data import transforms
-from opsin.data.classes import class_weights, infer_heads, may_mirror, picture_sizes, pixel_statistics, prior_logits, to_spec
+from opsin.data.classes import (
+    class_weights,
+    infer_heads,
+    may_mirror,
+    picture_sizes,
+    pixel_statistics,
+    prior_logits,
+    to_spec,
+)
 from opsin.data.resize import Interpolation, center_crop, chain, random_resized_crop, resize, resize_center_crop, stack
 from opsin.data.transforms import AugmentSettings
 from opsin.errors import ConfigError, DataError, UnknownName
