@@ -80,7 +80,7 @@ def absolute(boxes: npt.ArrayLike, size: tuple[int, int]) -> FloatArray:
 def area(boxes: npt.ArrayLike) -> FloatArray:
     """Area of boxes (..., 4), 0 where a box has no positive width and height."""
     x1, y1, x2, y2 = np.moveaxis(as_boxes(boxes), -1, 0)
-    return np.maximum(x2 - x1, 0) * np.maximum(y2 - y1, 0)
+    return np.asarray(np.maximum(x2 - x1, 0) * np.maximum(y2 - y1, 0))
 
 
 # Overlap, element by element; shapes broadcast ---------------------------------------------------------------------------
@@ -91,7 +91,7 @@ def intersection(first: npt.ArrayLike, second: npt.ArrayLike) -> FloatArray:
     a, b = np.moveaxis(as_boxes(first), -1, 0), np.moveaxis(as_boxes(second), -1, 0)
     width = np.minimum(a[2], b[2]) - np.maximum(a[0], b[0])
     height = np.minimum(a[3], b[3]) - np.maximum(a[1], b[1])
-    return np.maximum(width, 0) * np.maximum(height, 0)
+    return np.asarray(np.maximum(width, 0) * np.maximum(height, 0))
 
 
 def iou(first: npt.ArrayLike, second: npt.ArrayLike) -> FloatArray:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,7 +24,16 @@ from scipy.sparse import csr_matrix
 
 from opsin.errors import DataError, ShapeError
 from opsin.metrics import boxes as geometry
-from opsin.metrics.average_precision import COCO_RECALLS, VOC_RECALLS, Points, Ranking, area, at_recalls, by_falling_score
+from opsin.metrics.average_precision import (
+    COCO_RECALLS,
+    VOC_RECALLS,
+    Points,
+    Ranking,
+    area,
+    at_recalls,
+    by_falling_score,
+    running,
+)
 from opsin.metrics.inputs import FloatArray, IntArray, Weights, mean_of_defined, over_replicates, ratio
 from opsin.metrics.matching import (
     Matches,
@@ -43,7 +53,7 @@ SIZES = ("all", "small", "medium", "large")
 SIZE_RANGES = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])  # pixels of area, both ends included
 LIMITS = (1, 10, 100)  # detections per picture and class
 FALSE_PER_PICTURE = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
-CELLS = 2_000_000  # weights of detections held at once: 16 MB
+CELLS = 4_000_000  # numbers of one array held at once: 32 MB
 SCORE = 0.5  # operating score before one is chosen
 
 
@@ -76,7 +86,9 @@ class Judged:
         used = self.matches if matches is None else matches
         at = self.order[self.starts[label] : self.starts[label + 1]]
         pictures = self.given.found.picture[at]
-        return Ranking.of(pictures, ~self.outside[size, at], used.true[size][:, at], used.ignored[size][:, at])
+        return Ranking.of(
+            pictures, ~self.outside[size, at], used.true[size][:, at], used.ignored[size][:, at], self.given.pictures
+        )
 
     @cached_property
     def rankings(self) -> list[list[Ranking]]:
@@ -115,6 +127,18 @@ class Judged:
         return made
 
     @cached_property
+    def together(self) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+        """All classes at IoU .5 by falling score: pictures of the false and of the true positives, and at each score with
+        true positives how many false and true ones have come (that score included)."""
+        hits, alarms = self.matches.hits(0, 0), self.matches.alarms(0, 0)
+        order = np.argsort(-self.given.found.scores, kind="stable")
+        order = order[(hits | alarms)[order]]
+        scores, right, pictures = self.given.found.scores[order], hits[order], self.given.found.picture[order]
+        last = np.searchsorted(-scores, np.unique(-scores[right]), "right")
+        true = np.concatenate([[0], np.cumsum(right)])[last]
+        return pictures[~right], pictures[right], last - true, true
+
+    @cached_property
     def voc(self) -> tuple[list[Ranking], csr_matrix]:
         """PASCAL VOC's rankings at IoU .5, and the objects that are not difficult (K, N)."""
         found, truth = self.given.found, self.given.truth
@@ -124,10 +148,10 @@ class Judged:
         order = by_falling_score(found.labels, found.scores)
         starts = np.searchsorted(found.labels[order], np.arange(self.num_classes + 1))
         rankings = []
-        for start, stop in zip(starts[:-1], starts[1:]):
+        for start, stop in pairwise(starts.tolist()):
             at = order[start:stop]
             true, lost = matches.true[0][:, at], matches.ignored[0][:, at]
-            rankings.append(Ranking.of(found.picture[at], np.ones(len(at), np.bool_), true, lost))
+            rankings.append(Ranking.of(found.picture[at], np.ones(len(at), np.bool_), true, lost, self.given.pictures))
         return rankings, self.count_objects(~ignored)
 
 
@@ -188,9 +212,7 @@ def judged(
     low, high = ranges[:, :1], ranges[:, 1:]
     outside = (areas < low) | (areas > high)
     ignored = uncounted | (truth.area < low) | (truth.area > high)
-    matches = match(
-        rank, near, THRESHOLDS, ignored=ignored, reusable=truth.crowd, outside=outside, limit=limit
-    )
+    matches = match(rank, near, THRESHOLDS, ignored=ignored, reusable=truth.crowd, outside=outside, limit=limit)
     order = by_falling_score(found.labels, found.scores)
     order = order[rank[order] < limit]
     starts = np.searchsorted(found.labels[order], np.arange(num_classes + 1))
@@ -252,8 +274,9 @@ def metric_names() -> tuple[str, ...]:
 
 def _chunked(compute: Callable[[FloatArray], FloatArray], found: Judged, weights: Weights) -> FloatArray:
     """`compute` over as many weightings at a time as fit: it needs a few arrays (r, detections) and (r, T, 101, K)."""
-    largest = int(np.diff(found.starts).max(initial=0))
-    step = max(1, CELLS // max(1, largest, len(found.thresholds) * len(COCO_RECALLS) * found.num_classes))
+    each = [max(len(one.candidates), one.hits.size) for one in found.rankings[0]]
+    table = len(found.thresholds) * len(COCO_RECALLS) * found.num_classes
+    step = max(1, CELLS // max(1, table, *each))
 
     def stepwise(chunk: FloatArray) -> FloatArray:
         return np.concatenate([compute(chunk[i : i + step]) for i in range(0, len(chunk), step)])
@@ -273,36 +296,46 @@ def size_range(found: Judged, size: int, weights: FloatArray) -> tuple[FloatArra
     rows, t, k = len(weights), len(found.thresholds), found.num_classes
     objects = _weighed(found.objects[size], weights)
     precision, recall = np.zeros((rows, t, len(COCO_RECALLS), k)), np.zeros((rows, t, k))
+    extended = _extended(weights)
     for label, ranking in enumerate(found.rankings[size]):
-        if not objects[:, label].any():
-            continue
-        for i, points in enumerate(ranking.points(weights, objects[:, label])):
-            if points.recall.shape[1]:
-                precision[:, i, :, label] = at_recalls(points, COCO_RECALLS)
-                recall[:, i, label] = points.recall[:, -1]
+        if ranking.hits.shape[1]:
+            points = ranking.points(extended, objects[:, label])
+            precision[..., label] = at_recalls(points, COCO_RECALLS)
+            recall[..., label] = points.recall[..., -1]
     return precision, recall, objects
 
 
-def _means(values: NDArray[Any], objects: FloatArray) -> FloatArray:
+def _extended(weights: FloatArray) -> FloatArray:
+    """Weights (R, N + 1) with 0 for no picture."""
+    return np.concatenate([weights, np.zeros((len(weights), 1))], axis=1)
+
+
+def mean_over_classes(values: NDArray[Any], objects: FloatArray) -> FloatArray:
     """Means (R,) of values (R, ..., K) over classes with objects (R, K), in the order of COCO's sum; nan where none has."""
     known = objects > 0
-    means = [np.mean(one[..., which].ravel()) if which.any() else np.nan for one, which in zip(values, known)]
-    return np.array(means)
+    chosen = (one if which.all() else np.compress(which, one, axis=-1) for one, which in zip(values, known))
+    return np.array([np.mean(one.ravel()) if one.size else np.nan for one in chosen])
 
 
 def coco(found: Judged, weights: FloatArray) -> dict[str, FloatArray]:
     """COCO's twelve numbers, (R,) each, under weights (R, N)."""
-    values = {}
+    values: dict[str, FloatArray] = {}
     for size, name in enumerate(SIZES):
         precision, recall, objects = size_range(found, size, weights)
         if name == "all":
-            values |= {"map": _means(precision, objects), "ar100": _means(recall, objects)}
-            values |= {"map50": _means(precision[:, 0], objects), "map75": _means(precision[:, 5], objects)}
+            values |= {"map": mean_over_classes(precision, objects), "ar100": mean_over_classes(recall, objects)}
+            values |= {
+                "map50": mean_over_classes(precision[:, 0], objects),
+                "map75": mean_over_classes(precision[:, 5], objects),
+            }
             for limit, counts in zip(LIMITS, found.hits_within):
                 hits = _weighed(counts, weights).reshape(recall.shape)
-                values[f"ar{limit}"] = _means(ratio(hits, objects[:, None]), objects)
+                values[f"ar{limit}"] = mean_over_classes(ratio(hits, objects[:, None]), objects)
         else:
-            values |= {f"map_{name}": _means(precision, objects), f"ar_{name}": _means(recall, objects)}
+            values |= {
+                f"map_{name}": mean_over_classes(precision, objects),
+                f"ar_{name}": mean_over_classes(recall, objects),
+            }
     return values
 
 
@@ -318,10 +351,11 @@ def voc(found: Judged, weights: FloatArray) -> dict[str, FloatArray]:
     rankings, counts = found.voc
     objects = _weighed(counts, weights)
     eleven, whole = np.zeros(objects.shape), np.zeros(objects.shape)
+    extended = _extended(weights)
     for label, ranking in enumerate(rankings):
-        points = ranking.points(weights, objects[:, label])[0]
-        eleven[:, label] = at_recalls(points, VOC_RECALLS).mean(1)
-        whole[:, label] = area(points)
+        points = ranking.points(extended, objects[:, label])
+        eleven[:, label] = at_recalls(points, VOC_RECALLS)[:, 0].mean(1)
+        whole[:, label] = area(points)[:, 0]
     absent = objects <= 0
     return {
         "voc07": mean_of_defined(np.where(absent, np.nan, eleven)),
@@ -334,25 +368,18 @@ def froc(found: Judged, weights: FloatArray) -> FloatArray:
 
     The highest share of objects that is found by any score limit with at most so many false positives. nan without objects.
     """
-    hits, alarms = found.matches.hits(0, 0), found.matches.alarms(0, 0)
-    scores = found.given.found.scores
-    order = np.argsort(-scores, kind="stable")
-    order = order[(hits | alarms)[order]]
-    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True)) if len(order) else order  # of equal scores
-    pictures = found.given.found.picture[order]
+    candidates, hits, alarms_before, hits_before = found.together
     objects = _weighed(found.objects[0], weights).sum(1)
     total = weights.sum(1)
     sensitivity = np.zeros((len(weights), len(FALSE_PER_PICTURE)))
-    step = max(1, CELLS // max(1, len(order)))
+    step = max(1, CELLS // max(1, len(candidates)))
     for start in range(0, len(weights), step):
-        chunk = slice(start, start + step)
-        own = weights[chunk][:, pictures]
-        true = np.cumsum(own * hits[order], axis=1)[:, ends]
-        false = np.cumsum(own * alarms[order], axis=1)[:, ends]
+        own = weights[start : start + step]
+        true = running(own, hits)[:, hits_before]
+        false = running(own, candidates)[:, alarms_before]
         for i, limit in enumerate(FALSE_PER_PICTURE):
-            reached = (false <= limit * total[chunk, None]).sum(1)
-            best = np.take_along_axis(true, np.maximum(reached - 1, 0)[:, None], axis=1)[:, 0] if len(ends) else 0.0
-            sensitivity[chunk, i] = np.where(reached > 0, best, 0.0)
+            allowed = false <= limit * total[start : start + step, None]
+            sensitivity[start : start + step, i] = np.max(true, axis=1, where=allowed, initial=0)
     return ratio(sensitivity, objects[:, None])
 
 
@@ -439,7 +466,9 @@ def curve(found: Judged, label: int, threshold: int = 0) -> Points:
     """Precision-recall points of one class at the IoU threshold with this position, unweighted, (1, H) each."""
     ones = np.ones((1, found.given.pictures))
     objects = _weighed(found.objects[0], ones)[:, label]
-    return found.rankings[0][label].points(ones, objects)[threshold]
+    every = found.rankings[0][label].points(_extended(ones), objects)
+    real = found.rankings[0][label].hits[threshold] < found.given.pictures
+    return Points(*(part[:, threshold, real] for part in every))
 
 
 # Localization ------------------------------------------------------------------------------------------------------------
