@@ -56,7 +56,7 @@ def preset(name: str) -> PointAugment:
     known = {
         "plain": PointAugment(),
         "standard": PointAugment(scale=0.25, shift=0.05, rotate=30, **color),
-        "strong": PointAugment(scale=0.35, shift=0.1, rotate=45, erase=0.25, **{name: 0.4 for name in color}),
+        "strong": PointAugment(scale=0.35, shift=0.1, rotate=45, erase=0.25, **dict.fromkeys(color, 0.4)),
     }
     if name not in known:
         raise UnknownName("augmentation", name, known)

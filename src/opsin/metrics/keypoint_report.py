@@ -8,92 +8,126 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from opsin.metrics import keypoints
-from opsin.metrics.inputs import FloatArray, Weights, over_replicates, ratio
+from opsin.metrics.inputs import FloatArray, IntArray, Weights, over_replicates, ratio
+from opsin.metrics.keypoints import CED_END, FAILURE, Normalizer
 from opsin.results.rows import Rows
 from opsin.results.section import Curve, Gallery, Note, Picture, Section, Table
 
-FAILED = (0.10, 0.08)
-PCK_SHARE = 0.2  # of the longer side of the box; Yang and Ramanan 2013
+LOW_FAILURE = 0.08
+PCK_LIMIT = 0.2  # of the box's size
 SHOWN = 8  # worst objects
-WORDS = {
-    "inter-ocular": "the distance of the eyes",
-    "box": "the diagonal of the object's box",
+WORDS: dict[str, str] = {
+    "interocular": "the distance of the eyes",
+    "box": "the size of the object's box (the root of its area)",
+    "area": "the diagonal of the box around the labeled points",
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """Rows, measured.
+    """Rows of the task keypoints, measured.
 
     Args:
         ids: (N,).
         errors: (N, K) distances over the normalizer, nan where a point is not labeled.
-        near: (N, K) whether a point lies within `PCK_SHARE` of the box, nan where it is not labeled.
+        near: (N, K) whether a point lies within `PCK_LIMIT` of the box's size, nan where it is not labeled.
         nme: (N,) mean over the labeled points.
-        scores: (N,) of the detections.
-        right: (N, T) whether each is right at each OKS threshold; None without sigmas.
-        normalize: what errors are divided by.
-        replaced: objects whose eyes are not labeled, and whose errors are divided by the box's diagonal.
+        picture: (N,) position of the object's picture in `poses`.
+        poses: one row per picture, as the task detect has them: each object's points are one detection.
+        replaced: objects whose eyes are not labeled, and whose errors are divided by the size of the box.
     """
 
     ids: NDArray[np.str_]
     errors: FloatArray
     near: FloatArray
     nme: FloatArray
-    scores: FloatArray
-    right: NDArray[np.bool_] | None
-    normalize: str
+    picture: IntArray
+    poses: Rows
     replaced: int
 
 
-def judged(rows: Rows, sigmas: Sequence[float], eyes: tuple[int, int] | None, normalize: str) -> Judged:
-    """Measure the rows of the task keypoints.
+_KEPT: WeakKeyDictionary[Rows, dict[tuple[Any, ...], Judged]] = WeakKeyDictionary()
+
+
+def judged(rows: Rows, eyes: tuple[int, int] | None, normalize: Normalizer) -> Judged:
+    """Measure rows; done once for each table and kept as long as it lives.
 
     Args:
-        rows: with `box`, `area`, `picture`, `found_points` (K, 3) and `true_points` (K, 3).
-        sigmas: (K,) for OKS, or none.
-        eyes: positions of the two eyes.
-        normalize: `inter-ocular` or `box`.
+        rows: with `box` (4,), `area` (), `picture` (str), `found_points` (K, 3) and `true_points` (K, 3).
+        eyes: positions of the two eyes, for `interocular`.
+        normalize: what distances are divided by.
     """
+    kept = _KEPT.setdefault(rows, {})
+    key = (eyes, normalize)
+    if key not in kept:
+        kept[key] = _measured(rows, eyes, normalize)
+    return kept[key]
+
+
+def _measured(rows: Rows, eyes: tuple[int, int] | None, normalize: Normalizer) -> Judged:
     found, true = (np.stack(list(rows[name])).astype(np.float64) for name in ("found_points", "true_points"))
-    sides = rows["box"][:, 2:] - rows["box"][:, :2]
-    diagonal = np.hypot(sides[:, 0], sides[:, 1])
-    scale, replaced = diagonal, 0
-    if normalize == "inter-ocular" and eyes is not None:
-        known = (true[:, list(eyes), 2] > 0).all(1)
-        apart = np.linalg.norm(true[:, eyes[0], :2] - true[:, eyes[1], :2], axis=1)
-        usable = known & (apart > 0)
-        scale, replaced = np.where(usable, apart, diagonal), int((~usable).sum())
-    away = keypoints.distances(found, true)
-    near = np.where(np.isnan(away), np.nan, away <= PCK_SHARE * sides.max(1)[:, None])
-    errors = away / scale[:, None]
+    size = keypoints.normalizers("box", true, rows["box"])
+    places = None if eyes is None else ([eyes[0]], [eyes[1]])
+    scale = keypoints.normalizers(normalize, true, rows["box"], places)
+    unknown = np.isnan(scale)
+    errors = keypoints.distances(found, true, np.where(unknown, size, scale))
+    in_boxes = keypoints.distances(found, true, size)
+    near = np.where(np.isnan(in_boxes), np.nan, in_boxes <= PCK_LIMIT)
+    picture, poses = _poses(rows, found, true)
+    return Judged(rows.ids, errors, near, keypoints.nme(errors), picture, poses, int(unknown.sum()))
+
+
+def _poses(rows: Rows, found: FloatArray, true: FloatArray) -> tuple[IntArray, Rows]:
+    """The position of each object's picture, and one row per picture."""
+    names, picture = np.unique(rows["picture"], return_inverse=True)
+    picture = picture.reshape(-1).astype(np.int64)
+    order = np.argsort(picture, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(picture[order])) + 1)
+    counts = [len(own) for own in members]
     scores = found[:, :, 2].mean(1)
-    right = None
-    if len(sigmas):
-        spread = np.asarray(sigmas, np.float64)
-        right = np.zeros((len(rows), len(keypoints.THRESHOLDS)), np.bool_)
-        pictures = np.unique(rows["picture"], return_inverse=True)[1].reshape(-1)
-        order = np.argsort(pictures, kind="stable")
-        for members in np.split(order, np.flatnonzero(np.diff(pictures[order])) + 1):
-            overlaps = keypoints.similarities(found[members], true[members], rows["area"][members], spread)
-            right[members] = keypoints.matched(overlaps, scores[members], keypoints.THRESHOLDS)
-    return Judged(rows.ids, errors, near, np.nanmean(errors, axis=1), scores, right, normalize, replaced)
+
+    def ragged(values: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        column = np.empty(len(values), object)
+        for i, one in enumerate(values):
+            column[i] = one
+        return column
+
+    columns = {
+        "found_boxes": [rows["box"][own].astype(np.float64) for own in members],
+        "found_scores": [scores[own] for own in members],
+        "found_labels": [np.zeros(n, np.int64) for n in counts],
+        "found_points": [found[own] for own in members],
+        "true_boxes": [rows["box"][own].astype(np.float64) for own in members],
+        "true_labels": [np.zeros(n, np.int64) for n in counts],
+        "true_crowd": [np.zeros(n, np.bool_) for n in counts],
+        "true_difficult": [np.zeros(n, np.bool_) for n in counts],
+        "true_area": [rows["area"][own].astype(np.float64) for own in members],
+        "true_points": [true[own] for own in members],
+    }
+    return picture, Rows({"id": names, **{name: ragged(parts) for name, parts in columns.items()}})
 
 
-def metrics(given: Judged, weights: Weights = None) -> dict[str, FloatArray]:
-    """NME, failure rates, area under the CED curve, PCK, and OKS-AP where spreads are known; shape () or (R,)."""
+def metrics(given: Judged, sigmas: Sequence[float], weights: Weights = None) -> dict[str, FloatArray]:
+    """OKS-AP where spreads are known, NME, failure rates, area under the CED curve, PCK; shape () or (R,).
+
+    Args:
+        given: the rows, measured.
+        sigmas: (K,) for OKS, or none.
+        weights: None, (N,) or (R, N); those of the objects of one picture are taken together.
+    """
     known = ~np.isnan(given.near)
     hits, seen = np.where(known, given.near, 0.0).sum(1), known.sum(1).astype(np.float64)
     columns = {
         "nme": given.nme,
-        "failure_rate": (given.nme > FAILED[0]).astype(np.float64),
-        "failure_rate_08": (given.nme > FAILED[1]).astype(np.float64),
-        "ced_auc": np.clip(1 - given.nme / FAILED[0], 0, 1),
+        "failure_rate": (given.nme > FAILURE).astype(np.float64),
+        "failure_rate_08": (given.nme > LOW_FAILURE).astype(np.float64),
+        "auc_ced": np.maximum(CED_END - given.nme, 0) / CED_END,
     }
 
     def means(chunk: FloatArray) -> FloatArray:
@@ -103,20 +137,27 @@ def metrics(given: Judged, weights: Weights = None) -> dict[str, FloatArray]:
 
     table = over_replicates(means, weights, len(given.nme))
     found = {name: table[..., i] for i, name in enumerate([*columns, "pck"])}
-    if given.right is None:
+    if not len(sigmas):
         return found
-    precision = keypoints.average_precision(given.right, given.scores, weights)
-    own = {"oks_ap": precision.mean(-1), "oks_ap50": precision[..., 0], "oks_ap75": precision[..., 5]}
-    return {**own, **found}
+    own = None if weights is None else _by_picture(np.asarray(weights), given)
+    return {**keypoints.oks_metrics(given.poses, ("object",), own, sigmas=np.asarray(sigmas)), **found}
 
 
-def sections(given: Judged, names: Sequence[str]) -> list[Section]:
+def _by_picture(weights: NDArray[Any], given: Judged) -> FloatArray:
+    """Mean weight of the objects of each picture, (M,) or (R, M) from (N,) or (R, N)."""
+    counts = np.bincount(given.picture, minlength=len(given.poses))
+    share = np.zeros((len(given.picture), len(given.poses)))
+    share[np.arange(len(share)), given.picture] = 1.0 / counts[given.picture]
+    return np.asarray(weights.astype(np.float64) @ share)
+
+
+def sections(given: Judged, names: Sequence[str], normalize: Normalizer) -> list[Section]:
     """Error per point, the CED curve, the worst objects."""
-    words = WORDS[given.normalize]
+    words = WORDS[normalize]
     note = f"Errors are distances divided by {words}."
     if given.replaced:
         note += f" {given.replaced} objects have no labeled eyes; theirs are divided by {WORDS['box']}."
-    lines = []
+    lines: list[tuple[Any, ...]] = []
     for k, name in enumerate(names):
         own = given.errors[:, k][~np.isnan(given.errors[:, k])]
         close = given.near[:, k][~np.isnan(given.near[:, k])]
@@ -126,18 +167,14 @@ def sections(given: Judged, names: Sequence[str]) -> list[Section]:
             )
         else:
             lines.append((name, 0, None, None, None, None))
-    columns = ("point", "labeled", "mean error", "median", "largest", f"within {PCK_SHARE:g} of the box (PCK)")
-    ordered = np.sort(given.nme)
-    shares = np.arange(1, len(ordered) + 1) / len(ordered)
-    reach = max(2 * FAILED[0], float(np.quantile(ordered, 0.95)))
-    shown = ordered <= reach
-    x, y = np.concatenate([[0.0], ordered[shown]]), np.concatenate([[0.0], shares[shown]])
+    columns = ("point", "labeled", "mean error", "median", "largest", f"within {PCK_LIMIT:g} of the box (PCK)")
+    x, y = keypoints.ced(given.nme, max(2 * FAILURE, float(np.quantile(given.nme, 0.95))))
     curve = Curve(
         "Cumulative error",
         f"mean error of an object, as a share of {words}",
         "share of objects",
         {"objects": (x, y)},
-        note=f"The share of objects whose mean error is at most x; a failure is an error above {FAILED[0]:g}.",
+        note=f"The share of objects whose mean error is at most x; a failure is an error above {FAILURE:g}.",
     )
     worst = np.argsort(-given.nme, kind="stable")[:SHOWN]
     pictures = tuple(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -85,9 +85,9 @@ class KeypointsSettings(TaskSettings):
     """The changes one by one; what is given here wins over the preset."""
     flip: bool
     """Mirror half of the training objects; by default only if it is known which points change places."""
-    normalize: Literal["inter-ocular", "box"]
-    """What errors are divided by: the distance of the eyes (outer corners, where there are such), or the diagonal of the
-    object's box; by default the eyes' if the points' names are those of a face, or there are 68."""
+    normalize: Literal["interocular", "box"]
+    """What errors are divided by: the distance of the eyes (outer corners, where there are such), or the size of the
+    object's box (the root of its area); by default the eyes' if the points' names are those of a face, or there are 68."""
     eyes: tuple[int, int] | None = None
     """The two points whose distance is the inter-ocular one; found by name."""
 
@@ -96,7 +96,7 @@ class Keypoints(Task[KeypointsSettings]):
     """Points of objects; see the module's text."""
 
     settings_type = KeypointsSettings
-    defaults = {
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "data": {"split": {"group": PICTURE}},
         "optimizer": {"name": "adamw", "lr": 1e-3, "weight_decay": 1e-2},
         "run": {"epochs": 100, "batch_size": 32},
@@ -146,10 +146,10 @@ class Keypoints(Task[KeypointsSettings]):
             values["image_size"] = _size_for(data.targets[head.name][indices].objects)
         values.setdefault("flip", bool(named.swaps))
         values.setdefault("eyes", eyes(named.names))
-        values.setdefault("normalize", "box" if values["eyes"] is None else "inter-ocular")
-        if values["normalize"] == "inter-ocular" and values["eyes"] is None:
+        values.setdefault("normalize", "box" if values["eyes"] is None else "interocular")
+        if values["normalize"] == "interocular" and values["eyes"] is None:
             raise ConfigError(
-                "task.normalize = 'inter-ocular', but the names of the points do not tell which are the eyes. Say it: "
+                "task.normalize = 'interocular', but the names of the points do not tell which are the eyes. Say it: "
                 "task.eyes=[LEFT, RIGHT] with positions from 0."
             )
         if values["flip"] and not named.swaps:
@@ -300,15 +300,15 @@ class Keypoints(Task[KeypointsSettings]):
         }
 
     def summarize(self, rows: Rows, weights: NDArray[Any] | None = None) -> dict[str, Any]:
-        return keypoint_report.metrics(self._judged(rows), weights)
+        return keypoint_report.metrics(self._judged(rows), self.settings.points.sigmas, weights)
 
     def _judged(self, rows: Rows) -> keypoint_report.Judged:
-        return keypoint_report.judged(rows, self.settings.points.sigmas, self.settings.eyes, self.settings.normalize)
+        return keypoint_report.judged(rows, self.settings.eyes, self.settings.normalize)
 
     @property
     def monitor(self) -> Monitor:
         if self.settings.normalize == "box" and self.settings.points.sigmas:
-            return Monitor("oks_ap")
+            return Monitor("oks_map")
         return Monitor("nme", higher_is_better=False)
 
     def example_inputs(self, batch_size: int = 1) -> Tensor:
@@ -321,7 +321,7 @@ class Keypoints(Task[KeypointsSettings]):
     # What a report shows ---------------------------------------------------------------------------------------------
 
     def sections(self, rows: Rows) -> list[Section]:
-        return keypoint_report.sections(self._judged(rows), self.settings.points.names)
+        return keypoint_report.sections(self._judged(rows), self.settings.points.names, self.settings.normalize)
 
     def warnings(
         self,

@@ -14,8 +14,9 @@ Weights: none shipped.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,7 @@ class MTFLNet(KeypointNet):
         known = dict(attributes or {})
         widths = (in_channels, 16, 48, 64, 64)
         layers: list[nn.Module] = []
-        for i, (narrow, wide) in enumerate(zip(widths, widths[1:])):
+        for i, (narrow, wide) in enumerate(itertools.pairwise(widths)):
             layers += [nn.Conv2d(narrow, wide, 3, padding=1), nn.ReLU(inplace=True)]
             layers += [nn.MaxPool2d(2)] if i < 3 else []
         self.features = nn.Sequential(*layers)
