@@ -22,7 +22,7 @@ from opsin.errors import CheckpointError, ConfigError, MissingExtra
 from opsin.models import ModelSpec, build
 from opsin.models.importers import format_of, read
 from opsin.models.importers.mapping import LayerMap, import_layers
-from opsin.models.importers.wire import fields
+from opsin.wire import fields
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from PIL import Image
 from opsin.analyze.check import CheckOptions, check
 from opsin.analyze.inspect import inspect_data
 from opsin.data import Dataset, from_arrays, load_data, make_split
+from opsin.data.classes import infer_heads
 from opsin.data.formats import format_module, sniff
 from opsin.data.places import open_place
 from opsin.errors import ConfigError, DataError, UnknownName
@@ -110,25 +111,29 @@ class TestFolder:
 
 class TestRecognition:
     def test_annotations_of_other_tasks_are_refused(self, tmp_path: Path) -> None:
+        masks = tree(tmp_path / "masks", "images/1.png", "masks/1.png")
+        pairs = tree(tmp_path / "pairs", "train/1.png", "trainannot/1.png")
+        for place in (masks, pairs):
+            with pytest.raises(DataError, match="segmentation"):
+                load_data(place)
+
+    def test_boxes_are_not_taken_for_class_folders(self, tmp_path: Path) -> None:
         yolo = tree(tmp_path / "yolo", "images/1.png", "images/2.png")
         (yolo / "labels").mkdir()
         (yolo / "labels" / "1.txt").write_text("0 0.5 0.5 0.1 0.1\n")
-        masks = tree(tmp_path / "masks", "images/1.png", "masks/1.png")
-        pairs = tree(tmp_path / "pairs", "train/1.png", "trainannot/1.png")
         voc = tree(tmp_path / "voc", "JPEGImages/1.png")
         (voc / "Annotations").mkdir()
         (voc / "Annotations" / "1.xml").write_text("<annotation></annotation>")
         coco = tree(tmp_path / "coco", "train/1.png", "val/1.png")
-        (coco / "instances.json").write_text('{"images": [], "annotations": [], "categories": []}')
-        for place, word in (
-            (yolo, "YOLO"),
-            (masks, "segmentation"),
-            (pairs, "segmentation"),
-            (voc, "Pascal VOC"),
-            (coco, "COCO"),
-        ):
-            with pytest.raises(DataError, match=word):
-                load_data(place)
+        (coco / "instances.json").write_text(
+            '{"images": [{"id": 1, "file_name": "train/1.png"}], "categories": [{"id": 1, "name": "cat"}], "annotations": '
+            '[{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 2, 2]}]}'
+        )
+        for place, name in ((yolo, "yolo"), (voc, "voc"), (coco, "coco")):
+            data = load_data(place)
+            assert (data.format, data.heads[0].kind) == (name, "objects")
+            with pytest.raises(DataError, match=r"holds \d boxes in \d pictures.*opsin train detect"):
+                infer_heads(data)
 
     def test_ambiguous_unknown_and_missing(self, tmp_path: Path) -> None:
         both = tree(tmp_path / "both", "a/1.png", "b/1.png")
@@ -455,6 +460,8 @@ class TestRealData:
             ("fer2013/fer2013_subset.tar.gz", "folder", 980, 7),
             ("omniglot/images_background_small1.zip", "folder", 2720, 5),
             ("kodak", "flat", 5, 0),
+            ("tiny-coco", "coco", 100, 80),
+            ("coco16-tasks/object_detection", "yolo", 16, 80),
         ],
     )
     def test_recognized(self, shared_data: Path, name: str, format: str, count: int, classes: int) -> None:
@@ -466,8 +473,7 @@ class TestRealData:
     @pytest.mark.parametrize(
         ("name", "word"),
         [
-            ("bccd", "VOC"),
-            ("tiny-coco", "COCO"),
+            ("bccd", r"BloodImage_00338.xml, object 13 \(RBC\): box \[504, 337, 504, 337\] is a single point"),
             ("membrane", "segmentation"),
             ("camvid", "segmentation"),
             ("dubai-aerial", "segmentation"),

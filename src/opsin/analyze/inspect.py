@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from opsin.data.classes import picture_sizes, spec_words
-from opsin.data.dataset import PARTS, Dataset
+from opsin.data.dataset import PARTS, Dataset, HeadSpec
 
 
 def inspect_data(data: Dataset) -> dict[str, Any]:
@@ -26,6 +26,7 @@ def inspect_data(data: Dataset) -> dict[str, Any]:
         "parts": {
             part: int(len(data) if code is None else (data.given_split == code).sum()) for part, code in parts.items()
         },
+        "objects": {head.name: _objects(data, head) for head in data.heads if head.kind == "objects"},
         "classes": {head.name: _counts(data, head, parts) for head in data.heads if head.kind != "regression"},
         "problems": [str(problem) for problem in data.problems],
         "next": _next(data),
@@ -47,13 +48,39 @@ def _counts(data: Dataset, head: Any, parts: dict[str, int | None]) -> dict[str,
     values = data.targets[head.name]
     for part, code in parts.items():
         chosen = values if code is None else values[data.given_split == code]
-        counts = (
-            np.nansum(chosen, axis=0)
-            if head.kind == "multi"
-            else np.bincount(chosen[chosen >= 0], minlength=len(head.class_names))
-        )
+        if head.kind == "multi":
+            counts = np.nansum(chosen, axis=0)
+        else:
+            labels = chosen.objects.labels if head.kind == "objects" else chosen[chosen >= 0]
+            counts = np.bincount(labels, minlength=len(head.class_names))
         for name, count in zip(head.class_names, counts):
             found[name][part] = int(count)
+    return found
+
+
+def _objects(data: Dataset, head: HeadSpec) -> dict[str, Any]:
+    """How many objects there are, in all and per picture, and of which sides."""
+    column = data.targets[head.name]
+    every, counts = column.objects, column.counts
+    sides = every.boxes_xyxy[:, 2:] - every.boxes_xyxy[:, :2]
+    found: dict[str, Any] = {
+        "objects": len(every),
+        "empty_pictures": int((counts == 0).sum()),
+        "crowd": int(every.crowd.sum()),
+        "difficult": int(every.difficult.sum()),
+    }
+    if len(counts):
+        found["per_picture"] = {
+            "least": int(counts.min()),
+            "median": float(np.median(counts)),
+            "most": int(counts.max()),
+        }
+    if len(every):
+        side = np.sqrt(sides.prod(axis=1))
+        found["side"] = {"least": float(side.min()), "median": float(np.median(side)), "most": float(side.max())}
+    if head.points is not None:
+        found["points"] = list(head.points.names)
+        found["labeled_points"] = int((every.points[..., 2] > 0).sum())
     return found
 
 
@@ -63,4 +90,6 @@ def _next(data: Dataset) -> str:
             "There are no labels. To train a classifier, sort the pictures into one folder per class, or write a table "
             "(file,label). To use a trained model on them: opsin predict RUN " + data.root
         )
+    if any(head.kind == "objects" for head in data.heads):
+        return f"Next: opsin data check {data.root}   then: opsin train detect --data {data.root}"
     return f"Next: opsin data check {data.root}   then: opsin train classify --data {data.root}"

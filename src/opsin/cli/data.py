@@ -17,16 +17,21 @@ app = group(HELP)
 Columns = Annotated[list[str] | None, typer.Option(help="For tables: role=column, e.g. image=path (repeat the flag).")]
 Place = Annotated[str, typer.Argument(help="Folder, file or archive.")]
 Format = Annotated[str | None, typer.Option(help="Format, when it is not recognized.")]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out and count rows and boxes that cannot be used, instead of stopping.")
+]
 
 
 @app.command()
-def inspect(path: Place, format: Format = None, columns: Columns = None, json: Json = False) -> None:
+def inspect(
+    path: Place, format: Format = None, columns: Columns = None, skip_bad: SkipBad = False, json: Json = False
+) -> None:
     """Say what is at PATH: format, pictures, classes, sizes, parts."""
     from opsin.analyze.inspect import inspect_data
     from opsin.cli.train import pairs
     from opsin.data.formats import load_data
 
-    data = load_data(path, format, pairs(columns) or {})
+    data = load_data(path, format, pairs(columns) or {}, skip_bad=skip_bad)
     found = inspect_data(data)
     emit(found, json, lambda: _inspected(found, path))
 
@@ -43,6 +48,7 @@ def _inspected(found: dict[str, Any], path: str) -> Any:
         f"converted when read: {words} ({count} of the pictures looked at)"
         for words, count in found["conversions"].items()
     ]
+    lines += [_objects_line(facts) for facts in found["objects"].values()]
     parts: list[Any] = [Text("\n".join(lines))]
     for head, counts in found["classes"].items():
         table = Table(title=f"{head}: {len(counts)} classes", title_justify="left")
@@ -56,6 +62,19 @@ def _inspected(found: dict[str, Any], path: str) -> Any:
     parts += [Text(f"Note: {problem}") for problem in found["problems"][:10]]
     parts.append(Text(found["next"]))
     return Group(*parts)
+
+
+def _objects_line(facts: dict[str, Any]) -> str:
+    line = f"objects: {facts['objects']:,}"
+    if "per_picture" in facts:
+        per = facts["per_picture"]
+        line += f", {per['least']} to {per['most']} per picture (median {per['median']:g})"
+    line += f"; {facts['empty_pictures']:,} pictures without any"
+    if "side" in facts:
+        side = facts["side"]
+        line += f"; side {side['least']:.0f} to {side['most']:.0f} pixels (median {side['median']:.0f})"
+    line += "".join(f"; {facts[mark]:,} {mark}" for mark in ("crowd", "difficult") if facts[mark])
+    return line + (f"; {len(facts['points'])} points each" if "points" in facts else "")
 
 
 @app.command()
@@ -149,23 +168,28 @@ def split(
 @app.command()
 def convert(
     path: Place,
-    to: Annotated[str, typer.Option(help="Format to write: folder, csv, idx, cifar, ...")],
+    to: Annotated[str, typer.Option(help="Format to write: folder, csv, coco, voc, yolo, tfrecord, idx, ...")],
     out: Annotated[str, typer.Option(help="Folder to write; must not exist.")],
     format: Format = None,
     columns: Columns = None,
+    skip_bad: SkipBad = False,
     json: Json = False,
 ) -> None:
-    """Write pictures and labels in another format."""
+    """Write pictures and labels in another format; what that format cannot hold is counted and said."""
     from opsin.cli.train import pairs
     from opsin.data.formats import format_module, load_data
+    from opsin.data.writing import losses
     from opsin.errors import ConfigError
 
     module = format_module(to)
     if not hasattr(module, "write"):
         raise ConfigError(f"--to {to}: this format can be read but not written.")
-    data = load_data(path, format, pairs(columns) or {})
-    module.write(data, out)
-    emit({"out": out, "format": to, "samples": len(data)}, json, lambda: f"{out}: {len(data):,} pictures as '{to}'")
+    data = load_data(path, format, pairs(columns) or {}, skip_bad=skip_bad)
+    notes = losses(data, getattr(module, "LOSES", ())) + list(module.write(data, out) or ())
+    for note in notes:
+        console().print(f"Note: {note}.", style="yellow", markup=False)
+    found = {"out": out, "format": to, "samples": len(data), "notes": notes}
+    emit(found, json, lambda: f"{out}: {len(data):,} pictures as '{to}'")
 
 
 @app.command()

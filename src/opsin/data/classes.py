@@ -32,6 +32,12 @@ def infer_heads(data: Dataset) -> list[dict[str, Any]]:
             f"{data.name} has pictures but no labels, and training a classifier needs them. Sort the pictures into one "
             f"folder per class, or write a table (file,label) and pass it with --data table.csv."
         )
+    if any(head.kind == "objects" for head in data.heads):
+        count = sum(sum(data.counts(head.name).values()) for head in data.heads if head.kind == "objects")
+        raise DataError(
+            f"{data.name} ({data.format}) holds {count:,} boxes in {len(data):,} pictures, not classes of whole pictures. "
+            f"Train a detector: opsin train detect --data {data.root}. To classify, give class folders or a table."
+        )
     numbers = [head.name for head in data.heads if head.kind == "regression"]
     if numbers:
         raise DataError(

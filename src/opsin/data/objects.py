@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from opsin.errors import ShapeError
 
 ROUNDING = 0.01  # pixels: boxes and points that differ by less are the same in a fingerprint
+OFFSET = 0.3183  # keeps decimals, as files hold them, away from the edges of rounding, where a last bit would decide
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +88,12 @@ class Objects:
 
     def tobytes(self) -> bytes:
         """What counts in a fingerprint: all but the area, in pixels rounded to 0.01, in an order of its own."""
-        boxes, points = np.rint(self.boxes_xyxy / ROUNDING), np.rint(self.points / ROUNDING)
+        if not len(self):
+            return b""
+        boxes, points = (np.rint(values / ROUNDING + OFFSET) for values in (self.boxes_xyxy, self.points))
         parts = (self.labels, self.crowd, self.difficult, boxes, points)
         table = np.concatenate([part.reshape(len(self), -1).astype(np.int64) for part in parts], axis=1)
-        return table[np.lexsort(table.T[::-1])].tobytes() if len(table) else b""
+        return table[np.lexsort(table.T[::-1])].tobytes()
 
 
 class ObjectColumn:

@@ -17,7 +17,7 @@ import numpy as np
 
 from opsin.errors import CheckpointError
 from opsin.models.importers import Array, Source, SourceLayer
-from opsin.models.importers.wire import fields, messages, number
+from opsin.wire import fields, messages, number
 
 NAMES = ("tf-frozen",)
 
