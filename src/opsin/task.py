@@ -203,6 +203,18 @@ class Task(abc.ABC, Generic[S]):
     # From data to settings, from settings to a model -----------------------------------------------------------------
 
     @classmethod
+    def view(cls, data: Any) -> Any:
+        """The data set as the task sees it, before it is split; by default as it is.
+
+        A task whose samples are parts of pictures makes them here. It keeps the parts of one picture together by a column
+        that `defaults` names as `data.split.group`.
+
+        Raises:
+            DataError: if the data set has nothing to make such samples of.
+        """
+        return data
+
+    @classmethod
     @abc.abstractmethod
     def infer(cls, data: Any, indices: NDArray[np.int64], given: Mapping[str, Any]) -> S:
         """Complete settings: what a person gave, and the rest from the training samples (class names, size, mean).

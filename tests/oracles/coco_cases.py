@@ -47,7 +47,9 @@ def random_rows(seed: int, pictures: int = 4, classes: int = 3, *, size: int = 4
     for _ in range(pictures):
         m, d = draw.integers(0, most, 2)
         true = boxes(m)
-        near = np.concatenate([true[draw.integers(0, m, d)] + draw.integers(-3, 4, (d, 4)), boxes(d)]) if m else boxes(d)
+        near = (
+            np.concatenate([true[draw.integers(0, m, d)] + draw.integers(-3, 4, (d, 4)), boxes(d)]) if m else boxes(d)
+        )
         near = near[draw.permutation(len(near))[:d]]
         near[:, 2:] = np.maximum(near[:, 2:], near[:, :2] + 1)
         area = (true[:, 2] - true[:, 0]) * (true[:, 3] - true[:, 1]) * draw.choice([1.0, 0.5], m)

@@ -18,9 +18,7 @@ SHOWN = 20
 
 def command(
     run: Annotated[str, typer.Argument(help="A run, a bundle, last, or fetched weights, e.g. resnet18.")],
-    inputs: Annotated[
-        list[str], typer.Argument(help="Pictures, folders, archives, videos, or a camera (camera:0).")
-    ],
+    inputs: Annotated[list[str], typer.Argument(help="Pictures, folders, archives, videos, or a camera (camera:0).")],
     save: Annotated[
         str | None, typer.Option(help="Draw the results into this folder; a video becomes a video.")
     ] = None,
@@ -28,14 +26,19 @@ def command(
     review_below: Annotated[
         float | None, typer.Option(min=0, max=1, help="List pictures whose score is lower, to look at again.")
     ] = None,
-    crops: Annotated[str | None, typer.Option(help="Cut every object found out, into one folder per class here.")] = None,
+    crops: Annotated[
+        str | None, typer.Option(help="Cut every object found out, into one folder per class here.")
+    ] = None,
     score: Annotated[
         float | None, typer.Option(min=0, max=1, help="Show objects from this score on, not from the model's own.")
     ] = None,
     tile: Annotated[
-        int | None, typer.Option(min=32, help="See large pictures in overlapping tiles of so many pixels (and as a whole).")
+        int | None,
+        typer.Option(min=32, help="See large pictures in overlapping tiles of so many pixels (and as a whole)."),
     ] = None,
-    tile_overlap: Annotated[float, typer.Option(min=0, max=0.9, help="Share of a tile that the next one repeats.")] = 0.2,
+    tile_overlap: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of a tile that the next one repeats.")
+    ] = 0.2,
     every: Annotated[int, typer.Option(min=1, help="Of a video, every n-th frame.")] = 1,
     frames: Annotated[int | None, typer.Option(min=1, help="Of a video or camera, so many frames.")] = None,
     coco: Annotated[str | None, typer.Option(help="Write all boxes as a COCO results file here.")] = None,

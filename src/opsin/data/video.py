@@ -113,7 +113,9 @@ class VideoReader:
     def __enter__(self) -> VideoReader:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -137,13 +139,17 @@ class VideoWriter:
 
     def add(self, pixels: NDArray[np.uint8]) -> None:
         """Append a picture (H, W, 3)."""
-        frame = _av().VideoFrame.from_ndarray(np.ascontiguousarray(pixels[: self._height, : self._width]), format="rgb24")
+        frame = _av().VideoFrame.from_ndarray(
+            np.ascontiguousarray(pixels[: self._height, : self._width]), format="rgb24"
+        )
         self._container.mux(self._stream.encode(frame))
 
     def __enter__(self) -> VideoWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None:
             self._container.mux(self._stream.encode())
         self._container.close()

@@ -84,7 +84,10 @@ def _page(
 def _paper(draw: np.random.Generator) -> Image.Image:
     """Paper with an uneven light, and lines or squares on some of it."""
     height, width = SIZE
-    light = np.linspace(0, float(draw.uniform(-30, 30)), width)[None] + np.linspace(0, float(draw.uniform(-30, 30)), height)[:, None]
+    light = (
+        np.linspace(0, float(draw.uniform(-30, 30)), width)[None]
+        + np.linspace(0, float(draw.uniform(-30, 30)), height)[:, None]
+    )
     paper = Image.fromarray(np.clip(float(draw.uniform(190, 245)) + light, 0, 255).astype(np.uint8))
     pen, gap, kind = ImageDraw.Draw(paper), int(draw.integers(14, 30)), int(draw.integers(0, 3))
     tone = int(draw.integers(140, 190))
@@ -110,5 +113,8 @@ def _ink(pixels: NDArray[np.float64], height: float, degrees: float) -> NDArray[
 
 def _apart(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
     return (
-        one[2] + APART <= other[0] or other[2] + APART <= one[0] or one[3] + APART <= other[1] or other[3] + APART <= one[1]
+        one[2] + APART <= other[0]
+        or other[2] + APART <= one[0]
+        or one[3] + APART <= other[1]
+        or other[3] + APART <= one[1]
     )

@@ -278,9 +278,7 @@ class Loop:
 
     def _say_stage(self) -> None:
         state, stage = self.state, self.stages[self.state.stage]
-        self.stream(
-            StageStarted(state.step, state.epoch, state.stage + 1, len(self.stages), stage.name, stage.trained)
-        )
+        self.stream(StageStarted(state.step, state.epoch, state.stage + 1, len(self.stages), stage.name, stage.trained))
 
     # One step ---------------------------------------------------------------------------------------------------------
 

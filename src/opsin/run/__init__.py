@@ -65,7 +65,8 @@ class Run:
             DataError: if the data have changed since.
         """
         if self._data is None:
-            self._data = reopen_data(self.folder, self.recipe.data, self._dataset)
+            recipe = self.recipe
+            self._data = reopen_data(self.folder, recipe.data, self._dataset, tasks.get(recipe.task_name).view)
         return self._data
 
     @property
@@ -254,12 +255,12 @@ def _train(
     if processes.is_main:
         recipe.save(folder.recipe)
         folder.write("environment.json", environment())
-    data = open_data(recipe.data, given=dataset, progress=progress)
+    data = open_data(recipe.data, given=dataset, view=tasks.get(recipe.task_name).view, progress=progress)
     if processes.is_main:
         folder.write("data.json", data.to_dict(recipe.data))
     processes.barrier()
     Trainer(folder, recipe, data, network=network, callbacks=callbacks, quiet=quiet).train(resume=False)
-    return Run(folder, dataset=data.dataset if dataset is not None else None)
+    return Run(folder, dataset=dataset)
 
 
 def _use_threads(recipe: Recipe) -> None:

@@ -20,6 +20,7 @@ from opsin.recipe import DataSettings, Recipe, SplitSettings
 from opsin.run.folder import RunFolder, find_run
 
 Progress = Callable[[int, int], None]
+View = Callable[[Dataset], Dataset]
 SHOWN = 10
 INHERITED = ("seed", "fractions", "by", "group")  # split settings that --split-from keeps
 
@@ -72,8 +73,16 @@ class RunData:
         }
 
 
-def open_data(settings: DataSettings, *, given: Dataset | None = None, progress: Progress | None = None) -> RunData:
+def open_data(
+    settings: DataSettings, *, given: Dataset | None = None, view: View | None = None, progress: Progress | None = None
+) -> RunData:
     """Read the data set, make sure that every picture can be decoded, and split it.
+
+    Args:
+        settings: the section `data`.
+        given: the data set itself, if it was given as an object.
+        view: `Task.view`.
+        progress: called with (done, all) while pictures are verified.
 
     Raises:
         DataError: if a picture is broken and `skip_bad` is off, or the data cannot be split.
@@ -88,6 +97,7 @@ def open_data(settings: DataSettings, *, given: Dataset | None = None, progress:
         keep = np.ones(len(dataset), np.bool_)
         keep[list(bad)] = False
         dataset = dataset.select(keep)
+    dataset = dataset if view is None else view(dataset)
     earlier = None
     if settings.split.earlier is not None:
         earlier = SplitFile.from_json(find_run(settings.split.earlier).read("data.json")["split"])
@@ -150,7 +160,9 @@ def read_data(settings: DataSettings) -> Dataset:
     return load_data(settings.path, settings.format, settings.columns, skip_bad=settings.skip_bad)
 
 
-def reopen_data(folder: RunFolder, settings: DataSettings, given: Dataset | None = None) -> RunData:
+def reopen_data(
+    folder: RunFolder, settings: DataSettings, given: Dataset | None = None, view: View | None = None
+) -> RunData:
     """Read the data set of an existing run again, with the split that was written down.
 
     Raises:
@@ -161,6 +173,7 @@ def reopen_data(folder: RunFolder, settings: DataSettings, given: Dataset | None
     if record["skipped"]:
         keep = np.array([name not in record["skipped"] for name in dataset.ids])
         dataset = dataset.select(keep)
+    dataset = dataset if view is None else view(dataset)
     if dataset.fingerprint != record["fingerprint"]:
         raise DataError(
             f"The data at {settings.path} are not those of {folder.path} any more: fingerprint {dataset.fingerprint}, "

@@ -64,7 +64,10 @@ def evaluate_run(
     rows = evaluate(task, bundle.runner(bundle.info["precision"], choose_device(run.recipe.run.device)), loader)
     loader.close()
     seconds = time.monotonic() - started
-    groups = run.data.groups(run.recipe.data.split.group, rows.ids) if data is None else None
+    if data is None:
+        groups = run.data.groups(run.recipe.data.split.group, rows.ids)
+    else:
+        groups = _own_groups(task, dataset, rows)
     intervals = measure(task, rows, groups=groups)
     # The look is counted before anything of it can be seen.
     looks = _looked(run, task.monitor.name, intervals) if data is None and part == "test" else []
@@ -115,8 +118,18 @@ def _samples(
     bad = verify(dataset)
     if bad and not skip_bad:
         raise DataError(bad_text(dataset, bad))
-    indices = np.array([i for i in range(len(dataset)) if i not in bad], np.int64)
-    return dataset, indices, f"other-{dataset.name}", {dataset.id(i): reason for i, reason in bad.items()}
+    good = np.array([i for i in range(len(dataset)) if i not in bad], np.int64)
+    seen = run.bundle.task.view(dataset.select(good))
+    return seen, np.arange(len(seen)), f"other-{dataset.name}", {dataset.id(i): reason for i, reason in bad.items()}
+
+
+def _own_groups(task: Any, dataset: Dataset, rows: Rows) -> NDArray[np.int64] | None:
+    """Group codes (N,) of rows of other data, where the task itself says what belongs together."""
+    spec = task.defaults.get("data", {}).get("split", {}).get("group")
+    if spec is None:
+        return None
+    codes = dict(zip(dataset.ids, dataset.groups(spec).tolist()))
+    return np.array([codes[name] for name in rows.ids.tolist()], np.int64)
 
 
 def _in_known_order(run: Run, dataset: Dataset) -> Dataset:
