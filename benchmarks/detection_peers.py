@@ -12,9 +12,10 @@ command lines, and for the latency by processes of their own Python that only th
 its own validation write its detections on the test list (score >= .001, 100 a picture). They are scored by pycocotools,
 for everybody in the same way.
 
-Time is counted in processor seconds, so that a busy machine does no harm: --minutes is the time of --threads cores that
-have nothing else to do, all of it put to work, which is a little kind to the peer. A short and a longer trial give the
-processor time of an epoch. What validation on the val list costs is included, as it is in their own training.
+Time is counted in processor seconds, so that a busy machine does little harm: --minutes is the time of --threads cores that
+have nothing else to do, all of it put to work, which is kind to the peer (no training keeps all cores busy; Ultralytics
+takes one thread less than there are processors when it trains on them, and no setting changes that). A short and a longer
+trial give the processor time of an epoch. Validation on the val list is included, as it is in their own training.
 
 `latency` is forward and decode of one picture without merging boxes, 80 classes, new weights, convolution and
 normalization fused as the peer's own prediction does; contestants are processes that take turns, one after the other.
@@ -167,12 +168,21 @@ def environment_of(peer: Peer, folder: Path) -> Path:
     return programs
 
 
-def surroundings(peer: Peer, threads: int, folder: Path) -> dict[str, str]:
-    """Environment variables of the peer's processes: its own settings folder, no network, so many threads."""
+def surroundings(peer: Peer, threads: int, folder: Path, wait: str) -> dict[str, str]:
+    """Environment variables of the peer's processes: its own settings folder, no network, so many threads.
+
+    Threads that wait (`wait` is `PASSIVE` or `ACTIVE`) must not count as work on a busy machine, but be quick in a race.
+    """
     settings = (folder / f"{peer.name}-settings").resolve()
     settings.mkdir(parents=True, exist_ok=True)
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    return {**kept, "OMP_NUM_THREADS": str(threads), "YOLO_OFFLINE": "true", "YOLO_CONFIG_DIR": str(settings)}
+    return {
+        **kept,
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": wait,
+        "YOLO_OFFLINE": "true",
+        "YOLO_CONFIG_DIR": str(settings),
+    }
 
 
 def installed(programs: Path, names: Sequence[str]) -> dict[str, str]:
@@ -275,7 +285,7 @@ def epochs_in(minutes: float, threads: int, per_epoch: float) -> int:
 def one_model(peer: Peer, model: str, data: Path, truth: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
     """Train one network of a peer, and score it on the test list."""
     programs = environment_of(peer, given.environments)
-    env = surroundings(peer, given.threads, given.work)
+    env = surroundings(peer, given.threads, given.work, "PASSIVE")
     run = (given.work / f"{model}-seed{given.seed}").resolve()
     shutil.rmtree(run, ignore_errors=True)
     log = given.work / f"{model}-seed{given.seed}.log"
@@ -302,6 +312,10 @@ def one_model(peer: Peer, model: str, data: Path, truth: dict[str, Any], given: 
         "license": peer.license,
         "model": model,
         "seed": given.seed,
+        "image_size": given.image_size,
+        "batch_size": given.batch_size,
+        "minutes": given.minutes if given.epochs is None else None,
+        "date": time.strftime("%Y-%m-%d"),
         "parameters_of_80_classes": inside(programs, env, "parameters", {"peer": peer.name, "model": model}),
         "epochs": epochs,
         "processor_seconds_per_epoch": per_epoch,
@@ -316,31 +330,33 @@ def train(given: argparse.Namespace) -> None:
     """Train and score the models, one after the other."""
     given.work.mkdir(parents=True, exist_ok=True)
     data, truth, dropped = convert(given.data, given.work / "yolo")
-    rows = []
-    command = f"python benchmarks/detection_peers.py train --data {given.data.name} --models {' '.join(given.models)}"
+    command = f"python benchmarks/detection_peers.py train --data {given.data.name}"
     command += f" --minutes {given.minutes:g}" if given.epochs is None else f" --epochs {given.epochs}"
-    command += f" --image-size {given.image_size} --threads {given.threads} --seed {given.seed} --record"
+    command += f" --image-size {given.image_size} --batch-size {given.batch_size} --threads {given.threads} --seed {given.seed}"
     for peer in PEERS:
         for model in (name for name in peer.models if name in given.models):
-            rows.append(one_model(peer, model, data, truth, given))
-            print(json.dumps(rows[-1]), flush=True)
+            row = one_model(peer, model, data, truth, given)
+            print(json.dumps(row), flush=True)
             if given.record:
-                from recorded import record
-
                 values = {
                     "data": given.data.name,
                     "test_pictures": len(truth["images"]),
                     "test_boxes": len(truth["annotations"]),
                     "boxes_left_out": dropped,
-                    "image_size": given.image_size,
-                    "batch_size": given.batch_size,
-                    "minutes": given.minutes,
-                    "train_threads": given.threads,
-                    "seed": given.seed,
                     "evaluation": f"pycocotools, score >= {LOWEST_SCORE}, {MOST_BOXES} boxes a picture",
-                    "detection_peers": rows,
                 }
-                record("detection-peers", values, command)
+                keep(values, {**row, "command": f"{command} --models {model} --record"})
+
+
+def keep(values: dict[str, Any], row: dict[str, Any]) -> None:
+    """Store a row under `results/`, beside those of other models, lengths and seeds that are there."""
+    from recorded import RESULTS, record
+
+    stored = RESULTS / "detection-peers.json"
+    rows = json.loads(stored.read_text(encoding="utf-8"))["detection_peers"] if stored.exists() else []
+    same = ("model", "epochs", "minutes", "seed", "image_size")
+    rows = [one for one in rows if any(one[key] != row[key] for key in same)]
+    record("detection-peers", {**values, "detection_peers": [*rows, row]}, row["command"])
 
 
 # Latency ----------------------------------------------------------------------------------------------------------------
@@ -385,12 +401,12 @@ def latency(given: argparse.Namespace) -> None:
     modes: dict[str, Any] = {}
     for mode in given.modes:
         same = {"mode": mode, "size": given.image_size, "threads": given.threads}
-        here = {**os.environ, "OMP_NUM_THREADS": str(given.threads)}
+        here = {**os.environ, "OMP_NUM_THREADS": str(given.threads), "OMP_WAIT_POLICY": "ACTIVE"}
         racers = [Contestant(sys.executable, here, {**same, "peer": "opsin", "model": given.ours})]
         for peer in PEERS:
             for model in (name for name in peer.models if name in given.models):
                 programs = environment_of(peer, given.environments)
-                env = surroundings(peer, given.threads, given.work)
+                env = surroundings(peer, given.threads, given.work, "ACTIVE")
                 racers.append(Contestant(programs / "python", env, {**same, "peer": peer.name, "model": model}))
         seconds: dict[str, list[float]] = {racer.name: [] for racer in racers}
         for _ in range(given.rounds):
