@@ -244,6 +244,7 @@ class PathAggregation(nn.Module):
     Args:
         backbone: gives features at strides 8, 16 and 32 and says their `channels`.
         width, depth: factors of channels (256, 512, 1024) and of bottlenecks per block.
+        levels: 3, or 2 without the coarsest one.
     """
 
     def __init__(
@@ -253,6 +254,7 @@ class PathAggregation(nn.Module):
         depth: float,
         depthwise: bool,
         activation: str,
+        levels: int,
     ) -> None:
         super().__init__()
         c3, c4, c5 = backbone.channels
@@ -265,9 +267,11 @@ class PathAggregation(nn.Module):
         self.C3_p3 = CrossStage(n3 + c3, n3, *rest)
         self.bu_conv2 = wide(n3, n3, 3, activation, stride=2)
         self.C3_n3 = CrossStage(2 * n3, n4, *rest)
-        self.bu_conv1 = wide(n4, n4, 3, activation, stride=2)
-        self.C3_n4 = CrossStage(2 * n4, n5, *rest)
-        self.channels = (n3, n4, n5)
+        self.coarse = levels == 3
+        if self.coarse:
+            self.bu_conv1 = wide(n4, n4, 3, activation, stride=2)
+            self.C3_n4 = CrossStage(2 * n4, n5, *rest)
+        self.channels = (n3, n4, n5)[:levels]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         fine, middle, coarse = self.backbone(images)
@@ -275,6 +279,8 @@ class PathAggregation(nn.Module):
         down4 = self.reduce_conv1(self.C3_p4(torch.cat([_doubled(down5), middle], 1)))  # (B, n3, H/16, W/16)
         out3 = self.C3_p3(torch.cat([_doubled(down4), fine], 1))  # (B, n3, H/8, W/8)
         out4 = self.C3_n3(torch.cat([self.bu_conv2(out3), down4], 1))
+        if not self.coarse:
+            return [out3, out4]
         out5 = self.C3_n4(torch.cat([self.bu_conv1(out4), down5], 1))
         return [out3, out4, out5]
 
@@ -323,7 +329,7 @@ class DecoupledHead(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Raw:
         boxes, classes, objectness, places = [], [], [], []
-        for level, (x, stride) in enumerate(zip(features, STRIDES, strict=True)):
+        for level, (x, stride) in enumerate(zip(features, STRIDES)):
             x = self.stems[level](x)
             of_class, of_box = self.cls_convs[level](x), self.reg_convs[level](x)
             classes.append(_as_rows(self.cls_preds[level](of_class)))
@@ -548,6 +554,8 @@ class YOLOX(Detector):
         width, depth: factors of channels and of bottlenecks.
         depthwise: 3x3 convolutions are depthwise.
         activation: "silu", "relu", "hardswish" or "leaky_relu"; the last three suit integer arithmetic.
+        levels: heads at strides 8, 16 and 32, or at the first two: a fifth fewer weights where no object is larger than about
+            150 pixels.
         backbone: name of a network with `forward_pyramid` that takes the place of the trunk.
         backbone_kwargs: its arguments.
         assignment: "simota", or "tal" for task-aligned assignment.
@@ -581,6 +589,7 @@ class YOLOX(Detector):
         depth: float = 1.0,
         depthwise: bool = False,
         activation: str = "silu",
+        levels: Literal[2, 3] = 3,
         backbone: str | None = None,
         backbone_kwargs: Mapping[str, Any] | None = None,
         assignment: Literal["simota", "tal"] = "simota",
@@ -617,7 +626,7 @@ class YOLOX(Detector):
             if backbone is None
             else OtherTrunk(backbone, backbone_kwargs or {}, in_channels, image_size)
         )
-        self.backbone = PathAggregation(trunk, width, depth, depthwise, activation)
+        self.backbone = PathAggregation(trunk, width, depth, depthwise, activation, levels)
         sides = 4 * reg_max if reg_max else 4
         channels = int(256 * width)
         self.head = DecoupledHead(
