@@ -18,7 +18,8 @@ Columns = Annotated[list[str] | None, typer.Option(help="For tables: role=column
 Place = Annotated[str, typer.Argument(help="Folder, file or archive.")]
 Format = Annotated[str | None, typer.Option(help="Format, when it is not recognized.")]
 SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave out and count rows and boxes that cannot be used, instead of stopping.")
+    bool,
+    typer.Option("--skip-bad", help="Leave out and count rows and boxes that cannot be used, instead of stopping."),
 ]
 
 

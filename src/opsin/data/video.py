@@ -30,7 +30,7 @@ _CODECS = ("libx264", "mpeg4")  # the first one that is there
 class Frame(NamedTuple):
     """One picture of a video."""
 
-    index: int  # from 0
+    number: int  # from 0
     seconds: float  # since the start of the video
     image: Tensor  # (3, H, W) uint8
 
@@ -99,10 +99,10 @@ class VideoReader:
     def _decode(self) -> Iterator[Frame]:
         av = _av()
         try:
-            for index, frame in enumerate(self._container.decode(self._stream)):
-                if index % self.every == 0:
+            for number, frame in enumerate(self._container.decode(self._stream)):
+                if number % self.every == 0:
                     pixels = _turned(frame.to_ndarray(format="rgb24"), getattr(frame, "rotation", 0))
-                    yield Frame(index, float(frame.time or 0.0), torch.from_numpy(pixels).permute(2, 0, 1))
+                    yield Frame(number, float(frame.time or 0.0), torch.from_numpy(pixels).permute(2, 0, 1))
         except av.FFmpegError as error:
             raise DataError(f"{self.name}: the video is damaged ({error}).") from error
 

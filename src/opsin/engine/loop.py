@@ -101,8 +101,8 @@ class Stage:
 class Plan:
     """The numbers of a run that the loop needs; see `opsin.recipe` for their meaning.
 
-    With `stages`, `epochs` is their sum, and each stage has its own patience; without, the run is one stage without a name. `judge_first` validates the model before step
-    1, so that training has to beat it.
+    With `stages`, `epochs` is their sum, and each stage has its own patience; without, the run is one stage without a name.
+    `judge_first` validates the model before step 1, so that training has to beat it.
     """
 
     epochs: int

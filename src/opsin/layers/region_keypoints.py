@@ -90,9 +90,7 @@ def points_of(maps: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
         (B, N, P, 3): x, y in pixels of the picture and a score in [0, 1]: the probability of that pixel, as one of S * S
         cells.
     """
-    found = [
-        _points_of(maps[:, i : i + CHUNK], boxes[:, i : i + CHUNK], size) for i in range(0, boxes.shape[1], CHUNK)
-    ]
+    found = [_points_of(maps[:, i : i + CHUNK], boxes[:, i : i + CHUNK], size) for i in range(0, boxes.shape[1], CHUNK)]
     return torch.cat(found, dim=1)
 
 

@@ -102,11 +102,15 @@ def build_backbone(
         ConfigError: if it has no pyramid, or no level with one of the strides.
     """
     if answer_of(name) not in ("classified", None):
-        raise ConfigError(f"backbone = '{name}' is a detector or a keypoint network; expected a classification network.")
+        raise ConfigError(
+            f"backbone = '{name}' is a detector or a keypoint network; expected a classification network."
+        )
     net = build_model(ModelSpec(name, dict(kwargs), in_channels, 2, image_size), check=False)
     if not hasattr(net, "forward_pyramid"):
         fitting = [one for one in models if models.where(one).startswith("opsin.models.backbones.")]
-        raise ConfigError(f"backbone = '{name}' has no feature pyramid. Those that do: {', '.join(fitting)}, timm/NAME.")
+        raise ConfigError(
+            f"backbone = '{name}' has no feature pyramid. Those that do: {', '.join(fitting)}, timm/NAME."
+        )
     last = {int(stride): i for i, (_, stride) in enumerate(net.feature_info)}  # type: ignore[arg-type]
     levels = [last[stride] for stride in strides if stride in last]
     if not levels:

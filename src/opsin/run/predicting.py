@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -26,10 +26,8 @@ from opsin.data.formats import load_data
 from opsin.data.video import Frame, VideoReader, VideoWriter, is_video
 from opsin.durable import write_durably
 from opsin.errors import ConfigError, DataError
+from opsin.run.tiling import Tiling, predict_tiled
 from opsin.task import Sample
-
-if TYPE_CHECKING:
-    from opsin.run.tiling import Tiling
 
 BATCH = 32
 VIDEO_BATCH = 8  # frames; more would keep a camera waiting
@@ -272,8 +270,6 @@ def _results(bundle: Bundle, samples: Sequence[Sample], runner: Any, wanted: Wan
     if wanted.tiling is None:
         results = bundle.predict_samples(samples, runner)
     else:
-        from opsin.run.tiling import predict_tiled
-
         results = [predict_tiled(bundle, sample, wanted.tiling, runner) for sample in samples]
     return results if wanted.score is None else [result.at(wanted.score) for result in results]
 
@@ -311,7 +307,7 @@ def _predict_video(
         with writer or nullcontext():
             frames = islice(reader, wanted.frames)
             while chunk := list(islice(frames, VIDEO_BATCH)):
-                samples = [Sample(f"{stem}#{frame.index}", frame.image) for frame in chunk]
+                samples = [Sample(f"{stem}#{frame.number}", frame.image) for frame in chunk]
                 results = _results(bundle, samples, runner, wanted)
                 for frame, sample, result in zip(chunk, samples, results):
                     _frame_done(frame, sample, result, found, wanted, writer)

@@ -50,7 +50,16 @@ HELP = "find objects: boxes with classes, and points where the data have them"
 LONG_SIDE = 640  # pixels of the longer side of the input, unless the pictures are smaller
 MULTIPLE = 32  # that sides of the input are multiples of
 ALIKE = 0.05  # pictures whose aspects differ by less are of one shape
-_AFTER_INPUT = {"augment", "augment_preset", "flip", "thresholds", "default_threshold", "overlap", "merging", "agnostic"}
+_AFTER_INPUT = {
+    "augment",
+    "augment_preset",
+    "flip",
+    "thresholds",
+    "default_threshold",
+    "overlap",
+    "merging",
+    "agnostic",
+}
 
 
 class DetectPoints(Settings):

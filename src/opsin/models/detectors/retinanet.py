@@ -168,9 +168,7 @@ class RetinaNet(Detector):
         """The best pairs of anchor and class of every level."""
         found = []
         for logits, deltas, anchors in zip(raw.logits, raw.deltas, raw.anchors, strict=True):
-            scores, places, labels = best_scores(
-                logits.to(anchors.dtype).sigmoid(), self.candidates, self.threshold
-            )
+            scores, places, labels = best_scores(logits.to(anchors.dtype).sigmoid(), self.candidates, self.threshold)
             boxes = decode_deltas(taken(deltas, places), anchors[places])
             found.append((clipped(boxes, size), scores, labels))
         boxes, scores, labels = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))

@@ -134,7 +134,9 @@ class SSDLite(Detector):
         self.num_classes, self.candidates, self.threshold = num_classes, candidates, threshold
         self.backbone = backbone
         anchors = 2 + 2 * len(RATIOS[0])
-        heads = [MapHead([_prediction(c, anchors * outputs) for c in channels], outputs) for outputs in (num_classes + 1, 4)]
+        heads = [
+            MapHead([_prediction(c, anchors * outputs) for c in channels], outputs) for outputs in (num_classes + 1, 4)
+        ]
         self.head = nn.ModuleDict({"classification_head": heads[0], "regression_head": heads[1]})
         _initialize(self.head)
         self.classifiers = {f"head.classification_head.module_list.{i}.1": (anchors, 1) for i in range(len(channels))}
