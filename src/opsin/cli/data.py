@@ -51,12 +51,6 @@ def _inspected(found: dict[str, Any], path: str) -> Any:
     ]
     lines += [_objects_line(facts) for facts in found["objects"].values()]
     parts: list[Any] = [Text("\n".join(lines))]
-    lines = [
-        f"{head}: {about['count']:,} objects in {found['samples'] - about['pictures_without']:,} pictures, at most "
-        f"{about['most_in_a_picture']} in one; {about['pictures_without']:,} pictures without"
-        for head, about in found["objects"].items()
-    ]
-    parts += [Text("\n".join(lines))] if lines else []
     for head, counts in found["classes"].items():
         table = Table(title=f"{head}: {len(counts)} classes", title_justify="left")
         table.add_column("class")
@@ -197,6 +191,29 @@ def convert(
         console().print(f"Note: {note}.", style="yellow", markup=False)
     found = {"out": out, "format": to, "samples": len(data), "notes": notes}
     emit(found, json, lambda: f"{out}: {len(data):,} pictures as '{to}'")
+
+
+@app.command()
+def crop(
+    path: Place,
+    out: Annotated[str, typer.Option(help="Folder to write; must not exist.")],
+    margin: Annotated[float, typer.Option(min=0, help="Pixels around the box, as a share of its longer side.")] = 0.0,
+    smallest: Annotated[int, typer.Option(min=1, help="Leave out objects with a shorter side (pixels).")] = 8,
+    format: Format = None,
+    columns: Columns = None,
+    skip_bad: SkipBad = False,
+    json: Json = False,
+) -> None:
+    """Cut every object out of its picture, into one folder per class."""
+    from opsin.cli.train import pairs
+    from opsin.data.crops import crop_objects
+    from opsin.data.formats import load_data
+
+    data = load_data(path, format, pairs(columns) or {}, skip_bad=skip_bad)
+    found = crop_objects(data, Path(out), margin=margin, smallest=smallest)
+    left = found["left_out"]
+    words = f"{found['objects']:,} objects; left out: {left['crowd']} crowds, {left['small']} too small"
+    emit(found, json, lambda: f"{out}: {words}\nNext: opsin data check {out}")
 
 
 @app.command()

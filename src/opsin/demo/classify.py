@@ -6,15 +6,8 @@ the same weights; the sealed test part is opened once; the model is exported and
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +16,7 @@ from PIL import Image
 
 from opsin.analyze.check import check
 from opsin.data.formats import load_data
-from opsin.errors import ConfigError, OpsinError
+from opsin.demo.story import Say, Story, fresh, killed_and_resumed
 from opsin.recipe import Layer
 from opsin.run import Run, start
 from opsin.run.evaluating import evaluate_run
@@ -33,7 +26,6 @@ from opsin.run.reporting import report_run
 from opsin.seeding import numpy_generator
 
 NAMES = ("classify",)
-MARK = ".opsin-demo"
 SIDE = 16
 SETTINGS = {
     "model": {"name": "smallnet", "kwargs": {"stem": 16, "widths": [24, 48, 96]}},
@@ -48,44 +40,6 @@ FAULTS = {
     "broken file": "unreadable-file",
 }
 
-Say = Callable[[str], None]
-
-
-@dataclass
-class Story:
-    """What the demonstration did and found."""
-
-    folder: Path
-    seconds: float = 0.0
-    found: dict[str, bool] = field(default_factory=dict)
-    resumed_identically: bool = False
-    evaluation: dict[str, Any] = field(default_factory=dict)
-    report: str = ""
-    export: dict[str, Any] = field(default_factory=dict)
-    predictions: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def worked(self) -> bool:
-        """Whether everything happened that was promised."""
-        return all(self.found.values()) and self.resumed_identically and bool(self.export.get("passed"))
-
-    def to_dict(self) -> dict[str, Any]:
-        """For `--json`."""
-        return {
-            "folder": str(self.folder),
-            "seconds": self.seconds,
-            "faults_found": self.found,
-            "resumed_identically": self.resumed_identically,
-            "metrics": self.evaluation.get("metrics", {}),
-            "baselines": {name: one["metrics"] for name, one in self.evaluation.get("baselines", {}).items()},
-            "samples": self.evaluation.get("samples"),
-            "report": self.report,
-            "export": self.export,
-            "predictions": self.predictions,
-            "worked": self.worked,
-        }
-
-
 def classify(folder: Path, say: Say) -> Story:
     """Play the demonstration in a folder of its own, made anew.
 
@@ -97,13 +51,13 @@ def classify(folder: Path, say: Say) -> Story:
         ConfigError: if the folder exists and is not from a demonstration.
     """
     started, story = time.monotonic(), Story(folder)
-    _fresh(folder)
+    fresh(folder)
     say(f"Writing 1,797 real handwritten digits to {folder / 'digits'}, and a copy with three planted faults.")
     faulty, planted = write_digits(folder)
     story.found = _doctor(faulty, planted, say)
     say("Training on the sound copy, once without interruption and once killed in the middle.")
     whole = _train(folder, "whole")
-    story.resumed_identically = _killed_and_resumed(folder, whole, say)
+    story.resumed_identically = killed_and_resumed(folder, whole, say)
     say("Opening the sealed test part, once.")
     story.evaluation = evaluate_run(whole)
     _say_metrics(story.evaluation, say)
@@ -124,17 +78,6 @@ def classify(folder: Path, say: Say) -> Story:
     say(f"Done in {story.seconds:.0f} s. Now your own pictures, one folder per class:")
     say("  opsin data check MY_FOLDER      then      opsin train classify --data MY_FOLDER")
     return story
-
-
-def _fresh(folder: Path) -> None:
-    if folder.exists():
-        if not (folder / MARK).exists():
-            raise ConfigError(
-                f"{folder} exists and was not made by opsin demo. Choose another: opsin demo --out FOLDER"
-            )
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    (folder / MARK).write_text("Made by opsin demo; the next one empties this folder.\n", encoding="utf-8")
 
 
 def write_digits(folder: Path) -> tuple[Path, dict[str, str]]:
@@ -181,56 +124,6 @@ def _doctor(faulty: Path, planted: dict[str, str], say: Say) -> dict[str, bool]:
 def _train(folder: Path, name: str) -> Run:
     layer = Layer("demo", {**SETTINGS, "data": {"path": str(folder / "digits")}})
     return start("classify", [layer], out=folder / name)
-
-
-def _killed_and_resumed(folder: Path, whole: Run, say: Say) -> bool:
-    """Train again in a process that is killed without warning; resume; compare the weights bit by bit."""
-    (folder / "recipe-killed.json").write_bytes(whole.folder.recipe.read_bytes())
-    command = [
-        sys.executable,
-        "-m",
-        "opsin",
-        "train",
-        "classify",
-        "--recipe",
-        str(folder / "recipe-killed.json"),
-        "--out",
-        str(folder / "killed"),
-        "--quiet",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ})
-    try:
-        step = next(_steps(folder / "killed" / "checkpoints", process), None)
-    finally:
-        if os.name == "nt":
-            process.kill()
-        else:
-            process.send_signal(signal.SIGKILL)
-        process.wait()
-    if step is None:
-        raise OpsinError(
-            "The training that was to be killed ended by itself. Run the demo again; if it stays so, report it."
-        )
-    resumed = Run(folder / "killed").resume(quiet=True)
-    same = _checksum(resumed) == _checksum(whole)
-    say(
-        f"Killed after step {step} of {whole.state['steps']}, resumed: weights {'identical to the last bit' if same else 'DIFFER'}."
-    )
-    return same
-
-
-def _steps(checkpoints: Path, process: subprocess.Popen[bytes]) -> Iterator[int]:
-    """The step of a checkpoint that lies inside the run, as soon as there is one."""
-    while process.poll() is None:
-        for path in checkpoints.glob("step-*"):
-            step = int(path.name.removeprefix("step-"))
-            if step > 40:
-                yield step
-        time.sleep(0.02)
-
-
-def _checksum(run: Run) -> str:
-    return hashlib.sha256((run.folder.bundle / "weights.safetensors").read_bytes()).hexdigest()
 
 
 def _say_metrics(evaluation: dict[str, Any], say: Say) -> None:
