@@ -29,7 +29,8 @@ _GROUPS = 24
 _MEMBERS = 6
 _CLASSES = 60
 _BOX, _MARKED = (70, 190, 110), (225, 45, 35)
-_SHOWN = 18
+_SHOWN = 12
+_SEEN = 9  # pixels
 _WORDS = {"error": "Error", "warning": "Warning", "info": "Note"}
 _PARTS = ("train", "val", "test")
 
@@ -39,6 +40,8 @@ class _Pictures:
 
     def __init__(self, dataset: Dataset, budget: int) -> None:
         self.dataset, self.left = dataset, budget
+        boxed = any(head.kind == "objects" for head in dataset.heads)
+        self.side, self.cell = (2 * _SIDE, "cell large") if boxed else (_SIDE, "cell")  # boxes need room
         self.places: dict[str, int] | None = None
         self.made: dict[str, str] = {}
 
@@ -57,14 +60,14 @@ class _Pictures:
         if name not in self.places:
             return '<span class="none">not in the data set</span>'
         try:
-            sample = self.dataset.read(self.places[name], reduce_to=_SIDE)
+            sample = self.dataset.read(self.places[name], reduce_to=self.side)
         except DataError:
             return '<span class="none">cannot be read</span>'
         image = sample.image
         spec = self.dataset.spec if image.dtype == torch.float32 else spec_of(image)
         eight = in_eight_bits(image, spec)
         height, width = eight.shape[1:]
-        scale = _SIDE / max(height, width)
+        scale = self.side / max(height, width)
         if scale < 1:
             eight = resize(eight, (max(1, round(height * scale)), max(1, round(width * scale))))[0]
         pixels = eight.permute(1, 2, 0).contiguous().numpy()
@@ -112,7 +115,7 @@ def page_html(findings: Findings, dataset: Dataset, budget: int = _BUDGET) -> st
         *(_finding(place, finding, pictures) for place, finding in enumerate(findings)),
         "</section><section><h2>What the data hold</h2>",
         *_profile(profile),
-        *(_explored(about, dataset, pictures) for about in profile["objects"]),
+        *(_explored(about, dataset, pictures, len(profile["objects"]) > 1) for about in profile["objects"]),
         "</section></main>",
         f"<footer class='muted'>{sum(findings.ran.values()):.1f} s for {profile['samples']:,} pictures. "
         "Made by <code>opsin data check</code>; every id is in its <code>--json</code>.</footer>",
@@ -200,6 +203,9 @@ def draw_objects(
         color = _MARKED if k in marked else _BOX
         x1, y1, x2, y2 = np.nan_to_num(objects.boxes_xyxy[k] * factor)
         x1, x2, y1, y2 = *sorted((x1, x2)), *sorted((y1, y2))
+        if k in marked:  # a box of a pixel would not be seen
+            grow_x, grow_y = (max(0.0, (_SEEN - side) / 2) for side in (x2 - x1, y2 - y1))
+            x1, x2, y1, y2 = x1 - grow_x, x2 + grow_x, y1 - grow_y, y2 + grow_y
         pen.rectangle((x1, y1, max(x2 - 1, x1), max(y2 - 1, y1)), outline=color)
         for x, y, visibility in objects.points[k]:
             if visibility > 0:
@@ -218,7 +224,7 @@ def _gallery(finding: Finding, pictures: _Pictures) -> str:
         singles = caption.split(" | ") if len(group) > 1 else [caption]
         marked = finding.marks[place] if finding.marks else ()
         cells = "".join(
-            f"<div class='cell'>{pictures(name, marked)}"
+            f"<div class='{pictures.cell}'>{pictures(name, marked)}"
             f"<span class='name' title='{_text(name)}'><bdi dir='ltr'>{_text(name)}</bdi></span>"
             f"<span class='said'>{_text(singles[k] if k < len(singles) else '')}</span></div>"
             for k, name in enumerate(group[:_MEMBERS])
@@ -294,7 +300,7 @@ def _class_chart(head: Mapping[str, Any], split_known: bool) -> str:
     )
 
 
-def _explored(about: Mapping[str, Any], dataset: Dataset, pictures: _Pictures) -> str:
+def _explored(about: Mapping[str, Any], dataset: Dataset, pictures: _Pictures, several: bool) -> str:
     """The explorer of boxes: examples, counts, sizes, shapes, anchors and which classes come together."""
     small, medium, large = (about["sizes"][name] for name in ("small", "medium", "large"))
     facts = {
@@ -325,8 +331,9 @@ def _explored(about: Mapping[str, Any], dataset: Dataset, pictures: _Pictures) -
         else ""
     )
     points = {f"{one['name']} (visible {one['visible']:,})": one["labeled"] for one in about["points"]}
+    title = f"Objects: {about['name']}" if several else "Objects"
     return (
-        f"</section><section><h2>Objects: {_text(about['name'])}</h2>{_examples(about, dataset, pictures)}"
+        f"</section><section><h2>{_text(title)}</h2>{_examples(about, dataset, pictures)}"
         f"<div class='columns'>{_table('Objects', facts)}"
         f"{''.join(_histogram(title, values, form) for title, values, form in charts if values)}"
         f"{_table('Labeled points', points) if points else ''}{anchors}{_together(about['together'])}</div>"
@@ -338,7 +345,7 @@ def _examples(about: Mapping[str, Any], dataset: Dataset, pictures: _Pictures) -
     holding = np.flatnonzero(dataset.targets[about["name"]].counts)
     chosen = holding[np.unique(np.linspace(0, len(holding) - 1, _SHOWN).astype(np.int64))] if len(holding) else holding
     cells = "".join(
-        f"<div class='cell'>{pictures(name)}<span class='name' title='{_text(name)}'><bdi dir='ltr'>{_text(name)}</bdi>"
+        f"<div class='{pictures.cell}'>{pictures(name)}<span class='name' title='{_text(name)}'><bdi dir='ltr'>{_text(name)}</bdi>"
         "</span></div>"
         for name in (dataset.id(int(i)) for i in chosen)
     )
