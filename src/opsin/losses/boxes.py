@@ -5,6 +5,7 @@ Boxes are (x1, y1, x2, y2). Losses come as a sum with its count, like those of c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -27,7 +28,6 @@ _PAIRWISE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 _LOSSES: dict[str, Callable[..., Tensor]] = {
     "giou": ops.generalized_box_iou_loss,
     "diou": ops.distance_box_iou_loss,
-    "ciou": ops.complete_box_iou_loss,
 }
 
 
@@ -49,6 +49,8 @@ def overlap(first: Tensor, second: Tensor, kind: Kind = "iou") -> Tensor:
     """
     if first.shape != second.shape or first.shape[-1] != 4:
         raise ShapeError(f"boxes have shapes {tuple(first.shape)} and {tuple(second.shape)}; expected (N, 4) twice.")
+    if kind == "ciou":
+        return _complete(first, second)
     if kind != "iou":
         return 1 - _LOSSES[kind](first, second, reduction="none", eps=EPSILON)
     low, high = torch.maximum(first[..., :2], second[..., :2]), torch.minimum(first[..., 2:], second[..., 2:])
@@ -73,6 +75,20 @@ def overlap_loss_sum(predicted: Tensor, target: Tensor, kind: Kind = "giou", wei
     if weights is None:
         return Part(each.sum(), float(len(predicted)))
     return Part((each * weights).sum(), weights.sum())
+
+
+def _complete(first: Tensor, second: Tensor) -> Tensor:
+    """CIoU (Zheng 2020, eq. 8 to 11); torchvision's is nan for boxes without width and height."""
+    difference = _slope(second) - _slope(first)
+    v = 4 / math.pi**2 * difference**2
+    with torch.no_grad():
+        share = v / (1 - overlap(first, second) + v + EPSILON)
+    return overlap(first, second, "diou") - share * v
+
+
+def _slope(boxes: Tensor) -> Tensor:
+    width, height = (boxes[..., 2:] - boxes[..., :2]).unbind(-1)
+    return torch.atan(width / height.clamp_min(EPSILON))
 
 
 def _area(boxes: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
@@ -36,6 +37,7 @@ from opsin.metrics.average_precision import (
 )
 from opsin.metrics.inputs import FloatArray, IntArray, Weights, mean_of_defined, over_replicates, ratio
 from opsin.metrics.matching import (
+    BoolArray,
     Matches,
     Pairs,
     Scenes,
@@ -78,7 +80,7 @@ class Judged:
     matches: Matches
     order: IntArray
     starts: IntArray
-    outside: NDArray[np.bool_]
+    outside: BoolArray
     thresholds: FloatArray
 
     def ranking(self, size: int, label: int, matches: Matches | None = None) -> Ranking:
@@ -100,7 +102,7 @@ class Judged:
         """Objects that count of each class in each picture, (K, N) for each size range."""
         return [self.count_objects(counted) for counted in self.matches.counted]
 
-    def count_objects(self, counted: NDArray[np.bool_]) -> csr_matrix:
+    def count_objects(self, counted: BoolArray) -> csr_matrix:
         """Objects (G,) that count of each class in each picture, (K, N)."""
         truth = self.given.truth
         return _counts(
@@ -108,11 +110,18 @@ class Judged:
             self.given.pictures,
         )  # fmt: skip
 
-    def count_found(self, chosen: NDArray[np.bool_]) -> csr_matrix:
+    def count_found(self, chosen: BoolArray) -> csr_matrix:
         """Detections (D,) that are chosen, of each class in each picture, (K, N)."""
         found = self.given.found
         ones = np.ones(int(chosen.sum()))
         return _counts(found.labels[chosen], found.picture[chosen], ones, self.num_classes, self.given.pictures)
+
+    def said(self, operating: npt.ArrayLike) -> BoolArray:
+        """Detections (D,) whose score is at least that of their class (K,), both as exact as the scores are."""
+        found = self.given.found
+        limits = np.asarray(operating).astype(found.scores.dtype)
+        said: BoolArray = found.scores >= limits[found.labels]
+        return said
 
     @cached_property
     def hits_within(self) -> list[csr_matrix]:
@@ -192,7 +201,7 @@ def judged(
     num_classes: int,
     near: Pairs,
     areas: FloatArray,
-    uncounted: NDArray[np.bool_],
+    uncounted: BoolArray,
     ranges: FloatArray,
     limit: int,
 ) -> Judged:
@@ -253,7 +262,7 @@ def detection_metrics(
         DataError: a label outside the classes, a nan.
     """
     found = judge(rows, len(class_names))
-    scores = _operating(operating, len(class_names))
+    scores = operating_or_default(operating, len(class_names))
     names = metric_names()
 
     def compute(chunk: FloatArray) -> FloatArray:
@@ -261,7 +270,7 @@ def detection_metrics(
         values |= at_operating_scores(found, scores, chunk)
         return np.stack([values[name] for name in names], axis=1)
 
-    table = _chunked(compute, found, weights)
+    table = weighed_stepwise(compute, found, weights)
     return {name: table[..., i] for i, name in enumerate(names)}
 
 
@@ -272,8 +281,13 @@ def metric_names() -> tuple[str, ...]:
     return ("map", "map50", "map75", *sizes, *recalls, "voc07", "voc", "froc", "precision", "recall", "f1")
 
 
-def _chunked(compute: Callable[[FloatArray], FloatArray], found: Judged, weights: Weights) -> FloatArray:
-    """`compute` over as many weightings at a time as fit: it needs a few arrays (r, detections) and (r, T, 101, K)."""
+def weighed_stepwise(compute: Callable[[FloatArray], FloatArray], found: Judged, weights: Weights) -> FloatArray:
+    """`compute` (takes (r, N), returns (r, ...)) over as many weightings at a time as memory is for.
+
+    Raises:
+        ShapeError: weights that are not (N,) or (R, N).
+        DataError: weights that are negative or not finite.
+    """
     each = [max(len(one.candidates), one.hits.size) for one in found.rankings[0]]
     table = len(found.thresholds) * len(COCO_RECALLS) * found.num_classes
     step = max(1, CELLS // max(1, table, *each))
@@ -284,7 +298,12 @@ def _chunked(compute: Callable[[FloatArray], FloatArray], found: Judged, weights
     return over_replicates(stepwise, weights, found.given.pictures)
 
 
-def _operating(given: Sequence[float] | None, num_classes: int) -> FloatArray:
+def operating_or_default(given: Sequence[float] | None, num_classes: int) -> FloatArray:
+    """Operating scores (K,), .5 where none are given.
+
+    Raises:
+        ShapeError: another number than there are classes.
+    """
     scores = np.full(num_classes, SCORE) if given is None else np.asarray(given, np.float64)
     if scores.shape != (num_classes,):
         raise ShapeError(f"{scores.size} operating scores for {num_classes} classes; expected one for each.")
@@ -339,11 +358,23 @@ def coco(found: Judged, weights: FloatArray) -> dict[str, FloatArray]:
     return values
 
 
-def class_ap(found: Judged, weights: FloatArray, threshold: int | None = None) -> FloatArray:
-    """COCO's AP of each class, (R, K), nan without objects: mean over IoU thresholds, or at the one with this position."""
-    precision, _, objects = size_range(found, 0, weights)
-    values = precision.mean((1, 2)) if threshold is None else precision[:, threshold].mean(1)
-    return np.where(objects > 0, values, np.nan)
+def class_ap(found: Judged, weights: Weights = None, threshold: int | None = None) -> FloatArray:
+    """COCO's AP of each class, nan without objects: mean over IoU thresholds, or at the one with this position.
+
+    Args:
+        found: of `judge`.
+        weights: None, (N,) or (R, N).
+
+    Returns:
+        (K,) or (R, K).
+    """
+
+    def compute(chunk: FloatArray) -> FloatArray:
+        precision, _, objects = size_range(found, 0, chunk)
+        values = precision.mean((1, 2)) if threshold is None else precision[:, threshold].mean(1)
+        return np.where(objects > 0, values, np.nan)
+
+    return weighed_stepwise(compute, found, weights)
 
 
 def voc(found: Judged, weights: FloatArray) -> dict[str, FloatArray]:
@@ -385,8 +416,7 @@ def froc(found: Judged, weights: FloatArray) -> FloatArray:
 
 def at_operating_scores(found: Judged, operating: FloatArray, weights: FloatArray) -> dict[str, FloatArray]:
     """Precision, recall and F1, means over classes, (R,) each, of detections with at least the class's score (K,); IoU .5."""
-    detections = found.given.found
-    said = detections.scores >= operating[detections.labels]
+    said = found.said(operating)
     true = _weighed(found.count_found(said & found.matches.hits(0, 0)), weights)
     false = _weighed(found.count_found(said & found.matches.alarms(0, 0)), weights)
     objects = _weighed(found.objects[0], weights)
@@ -405,13 +435,13 @@ class Sweep:
     """Precision, recall and F1 of one class at every score that occurs, falling; IoU .5.
 
     Args:
-        score: (S,).
+        score: (S,), dtype as given.
         true: (S,) true positives at this score or a higher one.
         false: (S,) false positives.
         objects: that count.
     """
 
-    score: FloatArray
+    score: NDArray[Any]
     true: FloatArray
     false: FloatArray
     objects: int
@@ -436,7 +466,7 @@ def sweep(found: Judged, label: int, threshold: int = 0) -> Sweep:
     """How one class does as the score limit falls, at the IoU threshold with this position."""
     at = found.order[found.starts[label] : found.starts[label + 1]]
     hits, alarms = found.matches.hits(0, threshold)[at], found.matches.alarms(0, threshold)[at]
-    scores = found.given.found.scores[at].astype(np.float64)
+    scores = found.given.found.scores[at]
     ends = np.flatnonzero(np.append(np.diff(scores) != 0, True)) if len(at) else at
     return Sweep(
         scores[ends], np.cumsum(hits, dtype=np.float64)[ends], np.cumsum(alarms, dtype=np.float64)[ends],
@@ -458,17 +488,17 @@ def operating_scores(rows: Rows, class_names: Sequence[str]) -> tuple[float, ...
             continue
         best = int(np.argmax(curve.f1))
         below = curve.score[best + 1] if best + 1 < len(curve.score) else min(curve.score[best], 0.0)
-        limits.append(float((curve.score[best] + below) / 2))
+        limits.append((float(curve.score[best]) + float(below)) / 2)
     return tuple(limits)
 
 
 def curve(found: Judged, label: int, threshold: int = 0) -> Points:
-    """Precision-recall points of one class at the IoU threshold with this position, unweighted, (1, H) each."""
+    """Precision-recall points of one class at the IoU threshold with this position, unweighted, (1, 1, H) each."""
     ones = np.ones((1, found.given.pictures))
     objects = _weighed(found.objects[0], ones)[:, label]
     every = found.rankings[0][label].points(_extended(ones), objects)
     real = found.rankings[0][label].hits[threshold] < found.given.pictures
-    return Points(*(part[:, threshold, real] for part in every))
+    return Points(*(part[:, threshold : threshold + 1][..., real] for part in every))
 
 
 # Localization ------------------------------------------------------------------------------------------------------------

@@ -17,8 +17,16 @@ from numpy.typing import NDArray
 
 from opsin.errors import ConfigError, ShapeError
 from opsin.metrics import boxes as geometry
-from opsin.metrics.average_precision import COCO_RECALLS
-from opsin.metrics.detection import CELLS, SIZE_RANGES, THRESHOLDS, Judged, judge, judged, mean_over_classes, size_range
+from opsin.metrics.detection import (
+    SIZE_RANGES,
+    THRESHOLDS,
+    Judged,
+    judge,
+    judged,
+    mean_over_classes,
+    size_range,
+    weighed_stepwise,
+)
 from opsin.metrics.inputs import FloatArray, IntArray, Weights, over_replicates, ratio
 from opsin.metrics.matching import BoolArray, Scenes, pairs, scenes
 from opsin.results.rows import Rows
@@ -60,11 +68,11 @@ def oks(
     if a.shape != b.shape or a.ndim != 3 or spread.shape != (a.shape[1],):
         raise ShapeError(f"points {a.shape} and {b.shape}, sigmas {spread.shape}; expected (n, K, 3) twice and (K,).")
     low, high = np.split(geometry.as_boxes(boxes), 2, axis=-1)
-    seen: BoolArray = b[..., 2] > 0
+    seen: BoolArray = np.asarray(b[..., 2] > 0)
     apart = a[..., :2] - b[..., :2]
     low, side = low[:, None], (high - low)[:, None]
     beyond = np.maximum(low - side - a[..., :2], 0) + np.maximum(a[..., :2] - (low + 2 * side), 0)
-    nothing = ~seen.any(1)
+    nothing: BoolArray = np.asarray(~seen.any(1))
     apart[nothing] = beyond[nothing]
     counted = seen | nothing[:, None]
     size = (np.asarray(area, np.float64) + np.spacing(1))[:, None]
@@ -121,22 +129,16 @@ def oks_metrics(
     """
     found = judge_poses(rows, len(class_names), sigmas)
     names = ("oks_map", "oks_map50", "oks_map75", "oks_map_medium", "oks_map_large", "oks_ar")
-    step = max(1, CELLS // (len(THRESHOLDS) * len(COCO_RECALLS) * found.num_classes))
 
     def compute(chunk: FloatArray) -> FloatArray:
-        parts = []
-        for start in range(0, len(chunk), step):
-            own = chunk[start : start + step]
-            precision, recall, objects = size_range(found, 0, own)
-            shown = [precision, precision[:, 0], precision[:, 5]]
-            means = [mean_over_classes(values, objects) for values in shown]
-            for size in (1, 2):
-                values, _, counted = size_range(found, size, own)
-                means.append(mean_over_classes(values, counted))
-            parts.append(np.stack([*means, mean_over_classes(recall, objects)], axis=1))
-        return np.concatenate(parts)
+        precision, recall, objects = size_range(found, 0, chunk)
+        means = [mean_over_classes(values, objects) for values in (precision, precision[:, 0], precision[:, 5])]
+        for size in (1, 2):
+            values, _, counted = size_range(found, size, chunk)
+            means.append(mean_over_classes(values, counted))
+        return np.stack([*means, mean_over_classes(recall, objects)], axis=1)
 
-    table = over_replicates(compute, weights, found.given.pictures)
+    table = weighed_stepwise(compute, found, weights)
     return {name: table[..., i] for i, name in enumerate(names)}
 
 
@@ -175,12 +177,12 @@ def normalizers(
         ConfigError: what `how` needs was not given.
     """
     points = np.asarray(true, np.float64)
-    seen: BoolArray = points[..., 2] > 0
+    seen: BoolArray = np.asarray(points[..., 2] > 0)
     if how == "interocular":
         if eyes is None:
             raise ConfigError("normalizer 'interocular' needs the points of both eyes, such as eyes=([36], [45]).")
         left, right = (points[:, list(eye), :2].mean(1) for eye in eyes)
-        known = seen[:, [*eyes[0], *eyes[1]]].all(1)
+        known: BoolArray = np.asarray(seen[:, [*eyes[0], *eyes[1]]].all(1))
         size = np.sqrt(((left - right) ** 2).sum(-1))
     elif how == "box":
         if boxes is None:
@@ -190,7 +192,7 @@ def normalizers(
     else:
         low = np.where(seen[..., None], points[..., :2], np.inf).min(1)
         high = np.where(seen[..., None], points[..., :2], -np.inf).max(1)
-        known = seen.any(1)
+        known = np.asarray(seen.any(1))
         size = np.sqrt((np.where(known[:, None], high - low, 0.0) ** 2).sum(-1))
     return np.where(known & (size > 0), size, np.nan)
 

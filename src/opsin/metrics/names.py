@@ -74,3 +74,75 @@ METRICS: dict[str, MetricInfo] = {
     "rmse": MetricInfo("typical error, in units of the target", "[0, inf)", "lower", "sqrt(mean (y' - y)^2)"),
     "mae": MetricInfo("mean absolute error, in units of the target", "[0, inf)", "lower", "mean |y' - y|"),
 }
+
+_COCO = "COCO: 101 recalls, 100 detections a picture and class"
+_SMALL, _MEDIUM, _LARGE = "area up to 32^2 pixels", "area from 32^2 to 96^2 pixels", "area from 96^2 pixels"
+METRICS |= {
+    "map": MetricInfo(
+        "mean average precision of boxes over classes and IoU .50, .55 ... .95", "[0, 1]", "higher", _COCO
+    ),
+    "map50": MetricInfo("mean average precision of boxes at IoU .5", "[0, 1]", "higher", _COCO),
+    "map75": MetricInfo("mean average precision of boxes at IoU .75", "[0, 1]", "higher", _COCO),
+    "map_small": MetricInfo(f"map of objects with an {_SMALL}", "[0, 1]", "higher", _COCO),
+    "map_medium": MetricInfo(f"map of objects with an {_MEDIUM}", "[0, 1]", "higher", _COCO),
+    "map_large": MetricInfo(f"map of objects with an {_LARGE}", "[0, 1]", "higher", _COCO),
+    "ar1": MetricInfo(
+        "mean recall of the best detection a picture and class, IoU .50 to .95", "[0, 1]", "higher", "COCO"
+    ),
+    "ar10": MetricInfo("mean recall of 10 detections a picture and class, IoU .50 to .95", "[0, 1]", "higher", "COCO"),
+    "ar100": MetricInfo(
+        "mean recall of 100 detections a picture and class, IoU .50 to .95", "[0, 1]", "higher", "COCO"
+    ),
+    "ar_small": MetricInfo(f"ar100 of objects with an {_SMALL}", "[0, 1]", "higher", "COCO"),
+    "ar_medium": MetricInfo(f"ar100 of objects with an {_MEDIUM}", "[0, 1]", "higher", "COCO"),
+    "ar_large": MetricInfo(f"ar100 of objects with an {_LARGE}", "[0, 1]", "higher", "COCO"),
+    "voc07": MetricInfo(
+        "mean average precision at IoU .5 by 11 points, without difficult objects",
+        "[0, 1]",
+        "higher",
+        "PASCAL VOC to 2009",
+    ),
+    "voc": MetricInfo(
+        "mean average precision at IoU .5 by area, without difficult objects",
+        "[0, 1]",
+        "higher",
+        "PASCAL VOC from 2010",
+    ),
+    "froc": MetricInfo(
+        "mean share of objects found at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false detections a picture; IoU .5",
+        "[0, 1]",
+        "higher",
+        "competition metric of LUNA16, without interpolation",
+    ),
+    "localization_error": MetricInfo(
+        "share of pictures with objects where none of 5 detections has the class and an IoU of .5",
+        "[0, 1]",
+        "lower",
+        "ILSVRC",
+    ),
+    "localization_error1": MetricInfo("the same, of the best detection", "[0, 1]", "lower", "ILSVRC"),
+    "mean_iou": MetricInfo(
+        "IoU of the best detection with the object that it overlaps most, mean over pictures",
+        "[0, 1]",
+        "higher",
+        "0 if nothing is found",
+    ),
+    "oks_map": MetricInfo(
+        "mean average precision of poses over OKS .50, .55 ... .95", "[0, 1]", "higher", "COCO: 20 poses a picture"
+    ),
+    "oks_map50": MetricInfo("mean average precision of poses at OKS .5", "[0, 1]", "higher", "COCO"),
+    "oks_map75": MetricInfo("mean average precision of poses at OKS .75", "[0, 1]", "higher", "COCO"),
+    "oks_map_medium": MetricInfo(f"oks_map of objects with an {_MEDIUM}", "[0, 1]", "higher", "COCO"),
+    "oks_map_large": MetricInfo(f"oks_map of objects with an {_LARGE}", "[0, 1]", "higher", "COCO"),
+    "oks_ar": MetricInfo("mean recall of 20 poses a picture, OKS .50 to .95", "[0, 1]", "higher", "COCO"),
+    "nme": MetricInfo(
+        "mean distance of points from their places over the object's size; objects that were found",
+        "[0, inf)",
+        "lower",
+        "the size is that of the box, or the distance of the eyes",
+    ),
+    "failure_rate": MetricInfo("share of objects with an NME above .1, or not found", "[0, 1]", "lower", "300-W"),
+    "auc_ced": MetricInfo("area under the curve of cumulative errors up to NME .1", "[0, 1]", "higher", "300-W"),
+    "pck": MetricInfo("share of points within .2 of the object's size of their place", "[0, 1]", "higher", "Yang 2013"),
+    "pckh": MetricInfo("share of points within half a head of their place", "[0, 1]", "higher", "Andriluka 2014"),
+}
