@@ -11,7 +11,7 @@ import mmap
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,16 +183,17 @@ def _integers(data: bytes, position: int, last: int) -> list[int]:
     return values
 
 
-def example(lists: Mapping[str, Sequence[bytes] | Sequence[int] | NDArray[np.float32]]) -> bytes:
-    """An Example: lists of bytes, of integers, or float32 arrays, by name."""
+def example(lists: Mapping[str, Sequence[bytes] | NDArray[Any]]) -> bytes:
+    """An Example: lists of bytes, and arrays of integers or floats, by name; an empty list keeps its type."""
     entries = []
     for name, values in lists.items():
-        if isinstance(values, np.ndarray):
+        if not isinstance(values, np.ndarray):
+            feature = field(1, b"".join(field(1, value) for value in values))
+        elif values.dtype.kind == "f":
             feature = field(2, field(1, values.astype("<f4").tobytes()) if len(values) else b"")
-        elif len(values) and isinstance(values[0], int):
-            feature = field(3, field(1, b"".join(encoded(int(v)) for v in values)))
         else:
-            feature = field(1, b"".join(field(1, bytes(v)) for v in values))
+            packed = b"".join(encoded(value) for value in values.tolist())
+            feature = field(3, field(1, packed) if len(values) else b"")
         entries.append(field(1, field(1, name.encode("utf-8")) + field(2, feature)))
     return field(1, b"".join(entries))
 

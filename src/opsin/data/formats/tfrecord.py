@@ -16,6 +16,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -337,18 +338,18 @@ def _example(dataset: Dataset, head: HeadSpec, i: int, name: str) -> bytes:
     objects: Objects = dataset.targets[head.name][i]
     shares = objects.boxes_xyxy / np.array([width, height, width, height], np.float64)
     kind = (magic(data[:16]) or suffix(name).removeprefix(".")).lower()
-    lists: dict[str, Sequence[bytes] | Sequence[int] | NDArray[np.float32]] = {
+    lists: dict[str, Sequence[bytes] | NDArray[Any]] = {
         "image/encoded": [data],
         "image/format": [kind.encode()],
         "image/filename": [name.encode()],
         "image/source_id": [name.encode()],
         "image/key/sha256": [hashlib.sha256(data).hexdigest().encode()],
-        "image/height": [height],
-        "image/width": [width],
+        "image/height": np.array([height]),
+        "image/width": np.array([width]),
         "image/object/class/text": [head.class_names[k].encode() for k in objects.labels],
-        "image/object/class/label": [int(k) + 1 for k in objects.labels],
-        "image/object/difficult": [int(v) for v in objects.difficult],
-        "image/object/is_crowd": [int(v) for v in objects.crowd],
+        "image/object/class/label": objects.labels + 1,
+        "image/object/difficult": objects.difficult.astype(np.int64),
+        "image/object/is_crowd": objects.crowd.astype(np.int64),
         **_two("image/object/area", np.nan_to_num(objects.area, nan=0.0)),
     }
     for k, corner in enumerate(_CORNERS):
@@ -357,9 +358,9 @@ def _example(dataset: Dataset, head: HeadSpec, i: int, name: str) -> bytes:
         every = objects.points.reshape(-1, 3)
         lists |= _two("image/object/keypoint/x", every[:, 0] / width)
         lists |= _two("image/object/keypoint/y", every[:, 1] / height)
-        lists["image/object/keypoint/visibility"] = [int(v) for v in every[:, 2]]
+        lists["image/object/keypoint/visibility"] = every[:, 2].astype(np.int64)
         lists["image/object/keypoint/text"] = [n.encode() for n in head.points.names] * len(objects)
-        lists["image/object/keypoint/num"] = [len(head.points.names)] * len(objects)
+        lists["image/object/keypoint/num"] = np.full(len(objects), len(head.points.names))
     lists |= {f"{_ATTRIBUTE}{key}": [column[i].encode()] for key, column in dataset.attributes.items() if column[i]}
     return example(lists)
 
