@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from opsin.data import Dataset, from_arrays, load_data
+from opsin.data import Dataset, HeadSpec, from_arrays, load_data
 from opsin.data.formats import ENOUGH, format_module, formats, sniff
+from opsin.data.objects import ObjectColumn, Objects
 from opsin.data.places import Verdict, open_place
 from opsin.errors import OpsinError
 
@@ -29,13 +30,32 @@ def toy(channels: int, size: int, labelled: bool, split: bool) -> Dataset:
     )
 
 
+def toy_of_boxes(split: bool) -> Dataset:
+    """Nine pictures with none to two boxes each."""
+    plain = toy(3, 32, False, split)
+    rng = np.random.default_rng(6)
+    pictures = []
+    for i in range(len(plain)):
+        corners = rng.integers(0, 12, (i % 3, 2)).astype(np.float64)
+        boxes = np.concatenate([corners, corners + rng.integers(4, 20, (i % 3, 2))], axis=1)
+        pictures.append(Objects.of(boxes, rng.integers(0, 3, i % 3)))
+    return Dataset(
+        "boxes",
+        plain.ids,
+        plain.source,
+        heads=(HeadSpec("objects", "objects", ("ant", "bee", "cat")),),
+        targets={"objects": ObjectColumn.collect(pictures)},
+        given_split=plain.given_split,
+    )
+
+
 TOYS = [
     toy(c, s, labelled, split)
     for c in (1, 3)
     for s in (32, 17)
     for labelled in (True, False)
     for split in (True, False)
-]
+] + [toy_of_boxes(split) for split in (True, False)]
 
 
 @pytest.mark.parametrize("name", sorted(formats))
@@ -93,7 +113,11 @@ def test_what_is_written_is_recognized_and_read_back(name: str, tmp_path: Path) 
         assert len(again) == len(data)
         order = matching(data, again)
         for head in data.targets:
-            assert np.array_equal(again.targets[head][order], data.targets[head])
+            found, wanted = again.targets[head][order], data.targets[head]
+            if isinstance(wanted, ObjectColumn):
+                assert [one.tobytes() for one in found] == [one.tobytes() for one in wanted]
+            else:
+                assert np.array_equal(found, wanted)
         assert np.array_equal(again.given_split[order], data.given_split)
         assert not list(target.parent.glob("*.partial"))
     assert written >= 2

@@ -461,6 +461,7 @@ class TestRealData:
             ("omniglot/images_background_small1.zip", "folder", 2720, 5),
             ("kodak", "flat", 5, 0),
             ("tiny-coco", "coco", 100, 80),
+            ("face-landmarks", "csv", 40, 1),
             ("coco16-tasks/object_detection", "yolo", 16, 80),
         ],
     )
@@ -479,7 +480,6 @@ class TestRealData:
             ("dubai-aerial", "segmentation"),
             ("tabular", "not recognized"),
             ("video-clips", "not recognized"),
-            ("face-landmarks", "which column is the label"),
         ],
     )
     def test_refused(self, shared_data: Path, name: str, word: str) -> None:

@@ -186,7 +186,8 @@ def convert(
     if not hasattr(module, "write"):
         raise ConfigError(f"--to {to}: this format can be read but not written.")
     data = load_data(path, format, pairs(columns) or {}, skip_bad=skip_bad)
-    notes = losses(data, getattr(module, "LOSES", ())) + list(module.write(data, out) or ())
+    notes = [str(problem).removesuffix(".") for problem in data.problems if problem.level == "error"]
+    notes += losses(data, getattr(module, "LOSES", ())) + list(module.write(data, out) or ())
     for note in notes:
         console().print(f"Note: {note}.", style="yellow", markup=False)
     found = {"out": out, "format": to, "samples": len(data), "notes": notes}

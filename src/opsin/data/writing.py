@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from opsin.data.annotations import point_spec
 from opsin.data.dataset import PARTS, Dataset, HeadSpec
 from opsin.data.layout import is_picture
 from opsin.data.objects import ObjectColumn, Objects
@@ -101,7 +102,7 @@ def stems(names: Sequence[str], format: str) -> list[str]:
     return found
 
 
-def losses(dataset: Dataset, lost: Sequence[str], layout_kept: bool = False) -> list[str]:
+def losses(dataset: Dataset, lost: Sequence[str]) -> list[str]:
     """What of a data set a format that loses `lost` (keys of `LOSABLE`) cannot hold, counted, one sentence each."""
     said = []
     for head in dataset.heads:
@@ -110,7 +111,7 @@ def losses(dataset: Dataset, lost: Sequence[str], layout_kept: bool = False) -> 
         column = dataset.targets[head.name]
         for what in lost:
             count = _count(dataset, head, column, what)
-            if count and not (what == "layout" and layout_kept):
+            if count:
                 said.append(f"lost: {count:,} x {LOSABLE[what]}")
     return said
 
@@ -124,7 +125,7 @@ def _count(dataset: Dataset, head: HeadSpec, column: ObjectColumn, what: str) ->
     if what == "visibility":
         return int((every.points[..., 2] == 1).sum())
     if what == "layout":
-        return int(head.points is not None and bool(head.points.skeleton or head.points.swaps or head.points.sigmas))
+        return int(head.points is not None and head.points != point_spec(head.points.names))
     if what == "area":
         sides = every.boxes_xyxy[:, 2:] - every.boxes_xyxy[:, :2]
         return int((np.abs(every.area - sides.prod(axis=1)) > 1e-6).sum())

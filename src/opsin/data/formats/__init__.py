@@ -1,7 +1,8 @@
 """Formats of data sets, one per file, and `load_data`, which recognizes them.
 
 A format module has a literal `NAMES`, `sniff(place) -> Verdict` and `read(place, options) -> Dataset`; `write(dataset,
-to)` where that makes sense. A module with `REFUSAL` instead of `read` recognizes data of tasks that are not here yet,
+to)` where that makes sense; a format of boxes says in a literal `LOSES` what it cannot hold (keys of
+`opsin.data.writing.LOSABLE`), and its `write` returns what had to be changed, in sentences. A module with `REFUSAL` instead of `read` recognizes data of tasks that are not here yet,
 so that they are not taken for something else. Optional: `describe(place) -> str` for messages.
 """
 
@@ -64,6 +65,7 @@ def load_data(
         format: a registered name, when the format is not recognized or several fit.
         columns: for tables, roles to columns: image, label (one class), labels (several), group, split, time,
             separator; any other role is a head of its own. For class folders, `label` is `top` (the default) or `path`.
+            What formats of boxes know is in docs/data-formats.md (COCO's annotations, VOC's origin, tables' box and units).
         skip_bad: leave out and report rows that cannot be used, instead of raising.
         name: of the data set; by default that of the folder or file.
 
@@ -93,8 +95,8 @@ def _recognized(place: Place) -> str:
         held = f"Found: {found(place)}. " if not place.focus else ""
         raise DataError(
             f"{place.title}: not recognized as a data set. {held}{hint}Expected class folders with pictures, "
-            "pictures in one folder, a table (.csv .tsv .jsonl .json) with a column of picture paths, IDX or CIFAR "
-            "files, or an archive "
+            "pictures in one folder, a table (.csv .tsv .jsonl .json) with a column of picture paths, boxes (COCO, VOC, "
+            "YOLO, TFRecord, ...) with their pictures, IDX or CIFAR files, or an archive "
             f"of one of these. Formats that can be named with --format: {', '.join(readable())}."
         )
     best = candidates[0][1].score

@@ -9,6 +9,8 @@ kept as attributes (for `--group`, slices).
 An empty cell is a missing label; in a column of several labels the bare separator says that no class applies. Paths are
 looked for beside the table, then from the root of the data, then by file name anywhere in it when only one fits.
 Classes are in natural order, or as a `NAME.heads.json` beside the table says (it is written with the table).
+
+A table with columns of a box or of points has one row per object instead: see `opsin.data.box_tables`.
 """
 
 from __future__ import annotations
@@ -23,15 +25,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from opsin.data.annotations import Annotations
+from opsin.data.box_tables import box_rows, described, plan_boxes, points_of, read_boxes
 from opsin.data.columns import StringColumn, normalized
 from opsin.data.dataset import PARTS, Dataset, FileSource, HeadSpec, Problem
 from opsin.data.heads import Plan, heads_from_table, plan_columns
 from opsin.data.layout import PART_FOLDERS, ReadOptions, is_picture, suffix
 from opsin.data.places import NO, Place, Verdict
 from opsin.data.tables import SUFFIXES, Table, parse_table
+from opsin.data.writing import file_names, new_folder, objects_of, part_folder, put
 from opsin.errors import DataError
 
 NAMES = ("csv",)
+LOSES: tuple[str, ...] = ()
 
 
 def _tables(place: Place) -> list[str]:
@@ -85,9 +91,11 @@ def read(place: Place, options: ReadOptions) -> Dataset:
         )
     if not names:
         raise DataError(f"{place.title}: no table ({' '.join(SUFFIXES)}) in it.")
-    stored = _stored_heads(place, names[0])
     tables = [parse_table(place.read(name), place.where(name)) for name in names]
     table = _joined(tables)
+    if (boxes := _boxes(place, names, tables, table, options, stems)) is not None:
+        return boxes
+    stored = _stored_heads(place, names[0])
     plan = plan_columns(table, options.columns or (stored or {}).get("columns", {}), known=(stored or {}).get("heads"))
     given = np.concatenate(
         [np.full(len(t), PART_FOLDERS[stems[n]] if len(names) > 1 else -1, np.int8) for n, t in zip(names, tables)]
@@ -109,6 +117,43 @@ def read(place: Place, options: ReadOptions) -> Dataset:
         problems=problems + notes,
         roles=plan.roles,
     )
+
+
+def _boxes(
+    place: Place, names: list[str], tables: list[Table], table: Table, options: ReadOptions, stems: dict[str, str]
+) -> Dataset | None:
+    """The data set of a table of boxes or points; None if it is another table."""
+    beside = names[0].rpartition(".")[0] + ".heads.json"
+    stored = _parsed_json(place, beside) if place.has(beside) else {}
+    if "heads" in stored:
+        return None
+    image = options.columns.get("image") or plan_columns(table, {}, only_image=True).image
+    table.column(image)
+    plan = plan_boxes(table, options.columns, image, stored)
+    if plan is None:
+        return None
+    found = Annotations(place, "csv", options, points_of(plan, stored))
+    by_name: dict[str, list[str]] = {}
+
+    def file_of(cell: str) -> str | None:
+        name = _found(place, names[0], cell)
+        if name is None:
+            by_name.update(by_name or _by_name(place))
+            fits = by_name.get(cell.replace("\\", "/").rpartition("/")[2], [])
+            name = fits[0] if len(fits) == 1 else None
+        return name
+
+    parts = [PART_FOLDERS[stems[n]] if len(names) > 1 else -1 for n, t in zip(names, tables) for _ in range(len(t))]
+    read_boxes(found, table, plan, file_of, image, parts)
+    return found.dataset(stored.get("objects"), plan.roles)
+
+
+def _parsed_json(place: Place, name: str) -> dict[str, Any]:
+    try:
+        values = json.loads(place.read(name))
+    except ValueError as error:
+        raise DataError(f"{place.where(name)}: not JSON ({error}).") from error
+    return values if isinstance(values, dict) else {}
 
 
 def _stored_heads(place: Place, table: str) -> dict[str, Any] | None:
@@ -247,6 +292,9 @@ def write(dataset: Dataset, to: str | os.PathLike[str]) -> None:
     target = Path(to)
     if target.exists():
         raise DataError(f"{target}: exists already. Give a new folder.")
+    if any(head.kind == "objects" for head in dataset.heads):
+        _write_boxes(dataset, target)
+        return
     partial = target.with_name(target.name + ".partial")
     (partial / "images").mkdir(parents=True)
     separator = next(s for s in "|;/\t\x1e" if not any(s in c for h in dataset.heads for c in h.class_names))
@@ -272,6 +320,21 @@ def write(dataset: Dataset, to: str | os.PathLike[str]) -> None:
         json.dumps(_described(dataset, columns, separator), ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
     )
     partial.rename(target)
+
+
+def _write_boxes(dataset: Dataset, target: Path) -> None:
+    head, _ = objects_of(dataset, "csv")
+    names = [f"images/{part_folder(dataset, i)}{name}" for i, name in enumerate(file_names(dataset))]
+    header, rows = box_rows(dataset, head, names)
+    with new_folder(target) as folder:
+        for i, name in enumerate(names):
+            put(folder, name, dataset.bytes_of(i)[0])
+        text = io.StringIO()
+        writer = stdlib_csv.writer(text, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+        put(folder, "labels.csv", text.getvalue())
+        put(folder, "labels.heads.json", json.dumps(described(head), ensure_ascii=False, indent=2) + "\n")
 
 
 def _described(dataset: Dataset, columns: dict[str, Any], separator: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ corners in the wrong order. Classes are in natural order, or as a `labels.txt` l
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from xml.etree import ElementTree
@@ -34,9 +35,13 @@ def sniff(place: Place) -> Verdict:
     if place.focus:
         return NO
     files = [n for n in place.names if suffix(n) == ".xml"]
-    if any(b"<annotation" in place.head(name, 4096) for name in files[:5]):
+    if any(_is_one(place, name) for name in files[:5]):
         return Verdict(0.95, f"{len(files)} Pascal VOC annotations, e.g. {files[0]}")
     return NO
+
+
+def _is_one(place: Place, name: str) -> bool:
+    return re.search(rb"<annotation[\s>]", place.head(name, 4096)) is not None
 
 
 @dataclass
@@ -60,7 +65,7 @@ def read(place: Place, options: ReadOptions) -> Dataset:
     origin = options.columns.get("origin")
     if set(options.columns) - {"origin"} or origin not in (None, "0", "1"):
         raise ConfigError(f"Pascal VOC knows --columns origin=0 or origin=1; given: {dict(options.columns)}.")
-    files = [n for n in place.names if suffix(n) == ".xml" and b"<annotation" in place.head(n, 4096)]
+    files = [n for n in place.names if suffix(n) == ".xml" and _is_one(place, n)]
     if not files:
         raise DataError(f"{place.title}: no Pascal VOC annotations (XML with <annotation>) in it.")
     found, pictures, parts = Annotations(place, "voc", options), Pictures(place), _image_sets(place)
