@@ -13,8 +13,12 @@ class Tiny(NamedTuple):
 
     kwargs: dict[str, Any]
     sizes: tuple[tuple[int, int], ...] = ((32, 32), (40, 32))
+    points: int = 0  # of an object, for detectors that have some
 
 
+SMALL = {"backbone": "resnet18", "backbone_kwargs": {"width": 16}}
+DENSE = {**SMALL, "channels": 32}
+TWO_STAGES = {**DENSE, "hidden": 64, "octave": 6, "before": (200, 200), "after": (100, 60), "drawn": (9999, 9999)}
 VIT = {"dim": 32, "depth": 2, "num_heads": 2, "mlp_dim": 64}
 
 TINY: dict[str, Tiny] = {
@@ -61,4 +65,12 @@ TINY: dict[str, Tiny] = {
     "vgg19_bn": Tiny({"width": 8, "hidden": 256, "dropout": 0.0}),
     "wide_resnet50_2": Tiny({"width": 8, "depths": (1, 1, 1, 1)}, ((64, 64),)),
     "wide_resnet101_2": Tiny({"width": 8, "depths": (1, 1, 1, 1), "widening": 3.0}, ((64, 64),)),
+    "faster_rcnn": Tiny(TWO_STAGES, ((64, 64), (64, 96))),
+    "faster_rcnn_v2": Tiny(TWO_STAGES, ((64, 64), (64, 96))),
+    "fcos": Tiny(DENSE, ((64, 64), (64, 96))),
+    "keypoint_rcnn": Tiny({**TWO_STAGES, "widths": (32, 32), "detections": 20}, ((64, 64), (64, 96)), 4),
+    "retinanet": Tiny(DENSE, ((64, 64), (64, 96))),
+    "retinanet_v2": Tiny(DENSE, ((64, 64), (64, 96))),
+    "ssd": Tiny({"backbone_kwargs": {"width": 8}}, ((64, 64), (70, 96))),
+    "ssdlite": Tiny({"backbone_kwargs": {"width": 0.5}, "widths": (64, 32, 32, 32)}, ((96, 96), (70, 96))),
 }
