@@ -13,8 +13,12 @@ class Tiny(NamedTuple):
 
     kwargs: dict[str, Any]
     sizes: tuple[tuple[int, int], ...] = ((32, 32), (40, 32))
+    points: int = 0  # of an object, for detectors that have some
 
 
+SMALL = {"backbone": "resnet18", "backbone_kwargs": {"width": 16}}
+DENSE = {**SMALL, "channels": 32}
+TWO_STAGES = {**DENSE, "hidden": 64, "octave": 6, "before": (200, 200), "after": (100, 60), "drawn": (9999, 9999)}
 VIT = {"dim": 32, "depth": 2, "num_heads": 2, "mlp_dim": 64}
 
 TINY: dict[str, Tiny] = {
@@ -71,4 +75,12 @@ TINY: dict[str, Tiny] = {
     "yolox_m": Tiny({"width": 0.125, "depth": 0.33, "assignment": "tal", "objectness": False}, ((64, 96),)),
     "yolox_l": Tiny({"width": 0.125, "depth": 0.33, "reg_max": 8}, ((64, 96),)),
     "yolox_x": Tiny({"width": 0.125, "depth": 0.33, "l1_weight": 1.0}, ((64, 96),)),
+    "faster_rcnn": Tiny(TWO_STAGES, ((64, 64), (64, 96))),
+    "faster_rcnn_v2": Tiny(TWO_STAGES, ((64, 64), (64, 96))),
+    "fcos": Tiny(DENSE, ((64, 64), (64, 96))),
+    "keypoint_rcnn": Tiny({**TWO_STAGES, "widths": (32, 32), "detections": 20}, ((64, 64), (64, 96)), 4),
+    "retinanet": Tiny(DENSE, ((64, 64), (64, 96))),
+    "retinanet_v2": Tiny(DENSE, ((64, 64), (64, 96))),
+    "ssd": Tiny({"backbone_kwargs": {"width": 8}}, ((64, 64), (70, 96))),
+    "ssdlite": Tiny({"backbone_kwargs": {"width": 0.5}, "widths": (64, 32, 32, 32)}, ((96, 96), (70, 96))),
 }

@@ -1,4 +1,4 @@
-"""Public contract checks: what opsin asks of a network, for our own and for other people's.
+"""Public contract checks: what opsin asks of a classifier and of a detector, for our own and for other people's.
 
 Example:
     >>> from opsin.testing import check_model
@@ -17,12 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import batched_nms, box_iou
 
 from opsin.errors import OpsinError, ShapeError
-from opsin.models import Classified, ModelSpec, build
+from opsin.models import Classified, Detected, ModelSpec, build
 from opsin.models.builder import build_with, evaluating
 from opsin.models.weights import load_weights, save_safetensors
 from opsin.seeding import torch_generator, torch_seeded
+from opsin.task import Part
 
 Size = tuple[int, int]
 
@@ -289,6 +291,284 @@ def check_export(model: nn.Module, images: Tensor) -> None:
             raise ContractError(f"torch.export refuses the model: {type(error).__name__}: {error}") from error
         got = program.module()(images[:3])
     _close("logits of the exported program", getattr(got, "logits", got), "of the model", expected, 1e-5)
+
+
+def check_detector(
+    builder: str | Callable[..., nn.Module],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    in_channels: Sequence[int] = (1, 3),
+    image_sizes: Sequence[Size] = ((64, 64), (64, 96)),
+    num_outputs: int = 3,
+    num_points: int = 0,
+    overfit_steps: int = 200,
+    export: bool = True,
+) -> None:
+    """Try everything that training, evaluation, saving and export rely on, for a network that returns `Detected`.
+
+    For every number of channels and size: shapes and ranges of the candidates with 1 and 2 pictures; those of a picture do
+    not depend on its batch; losses are finite, also of pictures without objects, and those of pictures add up. For every
+    number of channels, at the first size: a finite gradient for every parameter; bfloat16 (autocast) gives nearly the same
+    scores. Once: the named head is what depends on the number of classes; saved and loaded weights give the same bits; the
+    objects of 4 pictures are found after some steps; torch.export gives the same candidates.
+
+    Losses add up only if everything that can be drawn at random is: give two-stage networks a large enough draw.
+
+    Args:
+        builder: a name for `opsin.models.build`, or a function or class.
+        kwargs: the builder's keyword arguments.
+        in_channels: numbers of channels to try.
+        image_sizes: (H, W) to try, at least 64 pixels, multiples of the network's stride.
+        num_outputs: K.
+        num_points: P, for networks that have points.
+        overfit_steps: most steps in which 4 pictures have to be learned; 0 leaves that out.
+        export: whether torch.export is tried.
+
+    Raises:
+        ContractError: at the first thing that is not as it should be.
+        ConfigError, ShapeError: if the network cannot be built or takes no such pictures.
+    """
+    name = builder if isinstance(builder, str) else f"{builder.__module__}:{getattr(builder, '__qualname__', builder)}"
+
+    def made(channels: int, size: Size, seed: int = 0, outputs: int = num_outputs) -> nn.Module:
+        spec = ModelSpec(name, dict(kwargs or {}), channels, outputs, size, "detected", num_points)
+        with torch_seeded("check_detector", seed):
+            return build(spec) if isinstance(builder, str) else build_with(builder, spec)
+
+    for channels in in_channels:
+        for size in image_sizes:
+            images, targets = _scenes(4, channels, size, num_outputs, num_points)
+            model = made(channels, size)
+            _wake(model)
+            check_candidates(model, images[:2], num_outputs, num_points)
+            check_candidates_independent(model, images[:3])
+            check_losses(copy.deepcopy(model), images[:3], _chosen(targets, [0, 1, 2]))
+            if size == image_sizes[0]:
+                check_loss_gradients(copy.deepcopy(model), images, targets)
+                check_candidates_bfloat16(model, images[:2], _chosen(targets, [0, 1]))
+    channels, size = in_channels[-1], image_sizes[0]
+    images, targets = _scenes(4, channels, size, num_outputs, num_points)
+    check_candidates_saved(made(channels, size), made(channels, size, seed=1), images[:2])
+    check_head(made(channels, size), made(channels, size, outputs=num_outputs + 1))
+    if overfit_steps:
+        check_finds(made(channels, size), images, targets, overfit_steps)
+    if export:
+        model = made(channels, size)
+        _wake(model)
+        check_candidates_export(model, images)
+
+
+def check_candidates(model: nn.Module, images: Tensor, num_outputs: int, num_points: int = 0) -> None:
+    """`Detected` of 1 and 2 pictures: shapes, finite boxes that are not inside out, scores in [0, 1], labels below K."""
+    for size in (1, 2):
+        with evaluating(model), torch.no_grad():
+            found = model(images[:size])
+        if not isinstance(found, Detected):
+            raise ContractError(f"forward returned {type(found).__name__}; expected opsin.models.Detected.")
+        many = found.boxes.shape[1]
+        shapes = {"boxes": (size, many, 4), "scores": (size, many), "labels": (size, many), "overlap": ()}
+        if num_points:
+            shapes["points"] = (size, many, num_points, 3)
+        for part, shape in shapes.items():
+            value = getattr(found, part)
+            if not isinstance(value, Tensor) or tuple(value.shape) != shape:
+                had = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ContractError(f"{part} of {size} pictures: {had}; expected {shape}.")
+            if not bool(value.isfinite().all()):
+                raise ContractError(f"{part} of {size} pictures are not finite.")
+        if found.labels.dtype != torch.int64 or not bool(((found.labels >= 0) & (found.labels < num_outputs)).all()):
+            raise ContractError(f"labels are {found.labels.dtype}; expected torch.int64 in [0, {num_outputs}).")
+        chances = [found.scores, found.overlap] + ([] if found.points is None else [found.points[..., 2]])
+        if not all(bool(((one >= 0) & (one <= 1)).all()) for one in chances):
+            raise ContractError("scores and overlap have to be in [0, 1].")
+        if not bool((found.boxes[..., 2:] >= found.boxes[..., :2]).all()):
+            raise ContractError("a box ends before it begins; expected x1 <= x2 and y1 <= y2.")
+
+
+def check_candidates_independent(model: nn.Module, images: Tensor) -> None:
+    """In evaluation a picture's candidates do not depend on the pictures beside it."""
+    with evaluating(model), torch.no_grad():
+        together: Detected = model(images)
+        for i, image in enumerate(images):
+            _same_candidates("one by one", model(image[None]), 0, "in one batch", together, i)
+
+
+def check_losses(model: nn.Module, images: Tensor, targets: Mapping[str, Any]) -> None:
+    """Losses are finite, also without objects, and the sums and counts of pictures are those of their batch.
+
+    Batch statistics are left out: evaluation mode, with targets.
+    """
+    empty = {name: [part[:0] for part in parts] for name, parts in targets.items()}
+    for given, words in ((targets, "losses"), (empty, "losses of pictures without objects")):
+        with evaluating(model), torch.no_grad():
+            together = _losses(model, images, given)
+            alone = [_losses(model, images[i : i + 1], _chosen(given, [i])) for i in range(len(images))]
+        for name, part in together.items():
+            if not bool(torch.isfinite(part.sum)):
+                raise ContractError(f"{words}: '{name}' is not finite.")
+            for kind in ("sum", "count"):
+                whole, parts = (float(getattr(part, kind)), sum(float(getattr(one[name], kind)) for one in alone))
+                if abs(whole - parts) > 1e-4 * max(1.0, abs(whole)):
+                    raise ContractError(
+                        f"{words}: the {kind} of '{name}' is {whole:.6g}, but {parts:.6g} over the pictures one by one."
+                    )
+
+
+def check_loss_gradients(model: nn.Module, images: Tensor, targets: Mapping[str, Any]) -> None:
+    """Every trainable parameter gets a finite gradient from the losses, with and without objects."""
+    empty = {name: [part[:0] for part in parts] for name, parts in targets.items()}
+    for given, needed in ((targets, True), (empty, False)):
+        model.train().zero_grad(set_to_none=True)
+        with torch_seeded("check_loss_gradients"):
+            torch.autograd.backward(_total(_losses(model, images, given)))
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            if parameter.grad is None and needed:
+                raise ContractError(
+                    f"parameter '{name}' gets no gradient. Is it used in forward, and is nothing detached?"
+                )
+            if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+                raise ContractError(f"the gradient of parameter '{name}' is not finite.")
+
+
+def check_candidates_bfloat16(model: nn.Module, images: Tensor, targets: Mapping[str, Any]) -> None:
+    """Under bfloat16 autocast sorted scores are within 0.1 of those in float32, boxes and losses are finite."""
+    with evaluating(model), torch.no_grad():
+        single: Detected = model(images)
+        try:
+            with torch.autocast(images.device.type, torch.bfloat16):
+                half: Detected = model(images)
+                losses = _losses(model, images, targets)
+        except RuntimeError as error:
+            raise ContractError(f"forward under bfloat16 autocast fails: {error}") from error
+    if not bool(half.boxes.isfinite().all()) or not all(bool(torch.isfinite(part.sum)) for part in losses.values()):
+        raise ContractError("boxes or losses under bfloat16 autocast are not finite.")
+    scores = (one.scores.float().sort(dim=1).values for one in (half, single))
+    _close("scores under bfloat16 autocast", next(scores), "in float32", next(scores), 0.1)
+
+
+def check_candidates_saved(model: nn.Module, other: nn.Module, images: Tensor) -> None:
+    """Weights that are saved and loaded into a second model give the same candidates, bit for bit."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        save_safetensors(model, path)
+        report = load_weights(other, path)
+    if not report.complete or report.unexpected:
+        raise ContractError(f"saved weights do not fit a second model of the same builder: {report.summary()}")
+    with evaluating(model), evaluating(other), torch.no_grad():
+        a, b = model(images), other(images)
+    if not all(torch.equal(one, two) for one, two in zip(a[:4], b[:4], strict=True)):
+        raise ContractError("a second model with the saved weights finds others; is part of the state not saved?")
+
+
+def check_candidates_export(model: nn.Module, images: Tensor) -> None:
+    """torch.export takes the evaluation forward with any batch size, and the program gives the same candidates."""
+    with evaluating(model), torch.no_grad():
+        expected: Detected = model(images[:3])
+        try:
+            program = torch.export.export(model, (images[:2],), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+        except Exception as error:
+            raise ContractError(f"torch.export refuses the model: {type(error).__name__}: {error}") from error
+        got = program.module()(images[:3])
+    for i in range(3):
+        _same_candidates("of the exported program", got, i, "of the model", expected, i)
+
+
+def check_finds(model: nn.Module, images: Tensor, targets: Mapping[str, Any], steps: int) -> None:
+    """The objects of a few pictures are learned by heart: each has a merged box of its class with an IoU above 0.5."""
+    missed = 0
+    for lr in (2e-3, 1e-2):
+        learner = copy.deepcopy(model)
+        optimizer = torch.optim.Adam([p for p in learner.parameters() if p.requires_grad], lr=lr)
+        with torch_seeded("check_finds"):
+            for step in range(1, steps + 1):
+                learner.train()
+                optimizer.zero_grad()
+                torch.autograd.backward(_total(_losses(learner, images, targets)))
+                optimizer.step()
+                if step % 20 == 0 or step == steps:
+                    missed = _missed(learner, images, targets)
+                    if not missed:
+                        return
+    raise ContractError(
+        f"{missed} objects of {len(images)} pictures were not found after {steps} steps on these pictures."
+    )
+
+
+def _missed(model: nn.Module, images: Tensor, targets: Mapping[str, Any]) -> int:
+    with evaluating(model), torch.no_grad():
+        found: Detected = model(images)
+    missed = 0
+    for i, (boxes, labels) in enumerate(zip(targets["boxes"], targets["labels"], strict=True)):
+        there = found.scores[i] > 0
+        own, scores, names = found.boxes[i, there], found.scores[i, there], found.labels[i, there]
+        best = batched_nms(own.float(), scores.float(), names, float(found.overlap))[: 3 * len(boxes)]
+        fits = (box_iou(boxes, own[best]) > 0.5) & (labels[:, None] == names[best])
+        missed += int((~fits.any(1)).sum())
+    return missed
+
+
+def _losses(model: nn.Module, images: Tensor, targets: Mapping[str, Any]) -> Mapping[str, Part]:
+    found: Detected = model(images, targets=dict(targets))
+    if not found.losses:
+        raise ContractError("forward with targets gave no losses.")
+    return found.losses
+
+
+def _total(losses: Mapping[str, Part]) -> Tensor:
+    return torch.stack([part.weight * part.sum / max(1.0, float(part.count)) for part in losses.values()]).sum()
+
+
+def _wake(model: nn.Module) -> None:
+    """Take away what makes a new detector sure that there is nothing, so that there are candidates to compare."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.clamp_(min=-1)
+
+
+def _same_candidates(words: str, a: Detected, i: int, other: str, b: Detected, j: int) -> None:
+    """The better half of the candidates of two answers to one picture agree to 1e-4, in any order.
+
+    Where scores are nearly equal, rounding decides what comes first, and what is the last to be kept.
+    """
+    size = max(1.0, float(b.boxes[j].abs().max()))
+    rows = [torch.cat((x.boxes[k] / size, x.scores[k, :, None], x.labels[k, :, None] * 10.0), 1) for x, k in ((a, i), (b, j))]
+    if a.boxes.shape[1] != b.boxes.shape[1]:
+        raise ContractError(f"{a.boxes.shape[1]} candidates {words}, {b.boxes.shape[1]} {other}.")
+    better = b.scores[j] > b.scores[j].median().clamp(min=0)
+    distance = torch.cdist(rows[1][better], rows[0], p=torch.inf).amin(1)
+    if better.any() and not float(distance.max()) <= 1e-4:
+        raise ContractError(f"candidates {words} differ from those {other} by {float(distance.max()):.1e} of the picture.")
+
+
+def _chosen(targets: Mapping[str, Any], places: Sequence[int]) -> dict[str, Any]:
+    return {name: [parts[i] for i in places] for name, parts in targets.items()}
+
+
+def _scenes(count: int, channels: int, size: Size, classes: int, points: int) -> tuple[Tensor, dict[str, Any]]:
+    """Pictures with one or two bright rectangles on noise; the class decides how bright, points lie on the diagonal."""
+    generator = torch_generator("scenes", count, channels, *size)
+    images = torch.randn((count, channels, *size), generator=generator) / 10
+    targets: dict[str, Any] = {"boxes": [], "labels": [], "points": []}
+    height, width = size
+    for i in range(count):
+        sides = [(0.08, 0.1, 0.5, 0.6), (0.55, 0.3, 0.95, 0.9)][: 1 + i % 2]
+        boxes = torch.tensor(sides) * torch.tensor([width, height, width, height]) + 2 * i
+        boxes = boxes.round()
+        boxes[:, 0::2], boxes[:, 1::2] = boxes[:, 0::2].clamp(0, width), boxes[:, 1::2].clamp(0, height)
+        labels = torch.tensor([(i + k) % classes for k in range(len(sides))])
+        for box, label in zip(boxes.int().tolist(), labels.tolist(), strict=True):
+            images[i, :, box[1] : box[3], box[0] : box[2]] += 1 + label
+        share = (torch.arange(points) + 0.5)[:, None] / max(1, points)
+        at = boxes[:, None, :2] + share * (boxes[:, None, 2:] - boxes[:, None, :2])
+        targets["boxes"].append(boxes)
+        targets["labels"].append(labels)
+        targets["points"].append(torch.cat((at, torch.full_like(at[..., :1], 2)), 2))
+    if not points:
+        del targets["points"]
+    return images, targets
 
 
 def _pictures(count: int, channels: int, size: Size) -> Tensor:
