@@ -19,6 +19,19 @@ class Tiny(NamedTuple):
 SMALL = {"backbone": "resnet18", "backbone_kwargs": {"width": 16}}
 DENSE = {**SMALL, "channels": 32}
 TWO_STAGES = {**DENSE, "hidden": 64, "octave": 6, "before": (200, 200), "after": (100, 60), "drawn": (9999, 9999)}
+DETR = {
+    "dim": 32,
+    "encoder_dim": 32,
+    "encoder_hidden": 32,
+    "decoder_hidden": 32,
+    "num_heads": 4,
+    "decoder_layers": 2,
+    "num_queries": 10,
+    "denoising": 4,
+    "expansion": 0.5,
+}
+RESNET = {"width": 8, "depths": (1, 1, 1, 1)}
+HGNET = {"width": 0.25, "blocks": (1, 1, 1, 1), "layers": 2}
 VIT = {"dim": 32, "depth": 2, "num_heads": 2, "mlp_dim": 64}
 
 TINY: dict[str, Tiny] = {
@@ -69,6 +82,19 @@ TINY: dict[str, Tiny] = {
     "vgg19_bn": Tiny({"width": 8, "hidden": 256, "dropout": 0.0}),
     "wide_resnet50_2": Tiny({"width": 8, "depths": (1, 1, 1, 1)}, ((64, 64),)),
     "wide_resnet101_2": Tiny({"width": 8, "depths": (1, 1, 1, 1), "widening": 3.0}, ((64, 64),)),
+    "d_fine_l": Tiny({**DETR, "backbone_kwargs": HGNET, "points": (2, 3, 2), "depth": 1}, ((64, 96),)),
+    "d_fine_m": Tiny({**DETR, "backbone_kwargs": HGNET, "depth": 1, "sampling": "discrete"}, ((64, 96),)),
+    "d_fine_n": Tiny({**DETR, "backbone_kwargs": HGNET, "depth": 1}, ((64, 96),)),
+    "d_fine_s": Tiny({**DETR, "backbone_kwargs": HGNET}, ((64, 96),)),
+    "d_fine_x": Tiny({**DETR, "backbone_kwargs": {**HGNET, "blocks": (1, 1, 2, 1)}, "depth": 1}, ((64, 96),)),
+    "rt_detrv2_r101": Tiny({**DETR, "backbone_kwargs": RESNET, "norm": "frozen"}, ((64, 96),)),
+    "rt_detrv2_r18": Tiny({**DETR, "backbone_kwargs": RESNET}, ((64, 96),)),
+    "rt_detrv2_r34": Tiny({**DETR, "backbone_kwargs": RESNET, "look_forward_twice": True}, ((64, 96),)),
+    "rt_detrv2_r50": Tiny({**DETR, "backbone_kwargs": RESNET, "eval_layers": 1}, ((64, 96),)),
+    "hgnet_v2_b0": Tiny({"width": 0.25, "hidden": 64}, ((64, 48),)),
+    "hgnet_v2_b2": Tiny({"width": 0.25, "hidden": 64, "blocks": (1, 1, 2, 1), "layers": 2}, ((64, 48),)),
+    "hgnet_v2_b4": Tiny({"width": 0.125, "hidden": 64, "blocks": (1, 1, 1, 1), "layers": 3}, ((64, 64),)),
+    "hgnet_v2_b5": Tiny({"width": 0.125, "hidden": 64, "blocks": (1, 1, 2, 1), "layers": 2}, ((64, 64),)),
     "yolox_nano": Tiny({"width": 0.125}, ((64, 96),)),
     "yolox_tiny": Tiny({"width": 0.125}, ((64, 96),)),
     "yolox_s": Tiny({"width": 0.125, "activation": "relu"}, ((64, 96),)),

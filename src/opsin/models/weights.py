@@ -258,6 +258,29 @@ def _unpacked(content: object, path: Path) -> tuple[str, dict[str, Tensor]]:
     return found, state
 
 
+def translated(
+    state: Mapping[str, Tensor], expressions: Sequence[tuple[str, str]], without: Sequence[str] = ()
+) -> dict[str, Tensor]:
+    """The same tensors under the names of another library: every expression in turn, where it fits.
+
+    Args:
+        state: names to tensors.
+        expressions: regular expressions and what they become.
+        without: expressions of names that are left out.
+
+    Returns:
+        New names to tensors; of tensors that get one name, the first.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if any(re.search(expression, name) for expression in without):
+            continue
+        for expression, becomes in expressions:
+            name = re.sub(expression, becomes, name)
+        found.setdefault(name, tensor)
+    return found
+
+
 def _without_prefix(state: dict[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]:
     for wrapper in (*WRAPPERS, *WRAPPERS):  # twice: they come in either order
         state = {name.removeprefix(wrapper): tensor for name, tensor in state.items()}

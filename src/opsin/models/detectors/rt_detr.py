@@ -7,7 +7,7 @@ Implements: backbone, hybrid encoder, proposals from the encoder (section 4.3), 
     points per level and discrete sampling. Any backbone with `forward_pyramid`; the published one is ResNet vd.
 Differs from the paper: a box's gradient ends at the layer that refines it, as in transformers; `look_forward_twice` lets
     it run one layer farther back, as in the authors' training code (DINO, section 3.5). Batch norms of the backbone learn
-    unless `freeze_norm`, since training from scratch is a normal use here. The varifocal loss weighs a matched class of
+    unless `norm="frozen"`, since training from scratch is a normal use here. The varifocal loss weighs a matched class of
     IoU 0 by 0, as the authors' code does. v2's rising augmentation schedule belongs to the training recipe.
 Checked against: transformers 5.23, RTDetrV2ForObjectDetection, with its random weights mapped in: outputs, losses of all
     layers, proposals and denoising, gradients of parameters and pictures (tests/oracles/test_rt_detr.py), and parameter
@@ -23,7 +23,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,11 +33,13 @@ from opsin.errors import ConfigError
 from opsin.layers.box_queries import ProposalHead, best_of, inverse_sigmoid, picture_scale
 from opsin.layers.deformable_attention import DeformableAttention, Sampling, Sizes
 from opsin.layers.denoising import NoisyQueries, noisy_queries
+from opsin.layers.frozen_norm import freeze_norms
 from opsin.layers.hybrid_encoder import ConvNorm, CspRepLayer, HybridEncoder, Mlp, SelfAttention
 from opsin.layers.set_matching import Costs, match_sets
 from opsin.losses.set_prediction import set_losses
 from opsin.models.builder import build_backbone
 from opsin.models.detectors import Detector, Targets
+from opsin.models.weights import translated
 from opsin.task import Part
 
 NAMES = (
@@ -214,7 +216,6 @@ class RTDetr(Detector):
         denoising: near copies of the true boxes wished for in training; 0 for none.
         label_noise: twice the share of their labels that are drawn anew.
         box_noise: how far their corners move, as a share of half the side.
-        freeze_norm: leave the batch norms of the backbone as they are.
     """
 
     head_names = ("decoder.class_heads", "decoder.noisy_labels", "proposals.class_head")
@@ -232,7 +233,6 @@ class RTDetr(Detector):
         denoising: int,
         label_noise: float,
         box_noise: float,
-        freeze_norm: bool,
     ) -> None:
         super().__init__()
         self.backbone, self.encoder, self.decoder = backbone, encoder, decoder
@@ -240,12 +240,7 @@ class RTDetr(Detector):
         self.levels = tuple(levels)
         self.num_classes, self.eval_layers = num_classes, eval_layers
         self.denoising, self.label_noise, self.box_noise = denoising, label_noise, box_noise
-        self.freeze_norm = freeze_norm
         self._initialize()
-        if freeze_norm:
-            for module in backbone.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.requires_grad_(False)
 
     def _initialize(self) -> None:
         """Every class is rare at first (focal loss, https://arxiv.org/abs/1708.02002, section 3.3); boxes stay put."""
@@ -261,31 +256,13 @@ class RTDetr(Detector):
         with torch.no_grad():
             self.decoder.noisy_labels.weight[-1] = 0.0
 
-    def train(self, mode: bool = True) -> Self:
-        """Training mode; frozen batch norms stay in evaluation mode."""
-        super().train(mode)
-        if self.freeze_norm:
-            for module in self.backbone.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
-        return self
-
     def adapt_state(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str | None]:
         """Weights of a file of transformers under the names here; others stay as they are."""
         if not any("bbox_embed." in name for name in state):
             return dict(state), None
-        renamed: dict[str, Tensor] = {}
-        for theirs, tensor in state.items():
-            if any(re.search(expression, theirs) for expression in LEFT_OUT):
-                continue
-            name = theirs
-            for expression, becomes in RENAME:
-                name = re.sub(expression, becomes, name)
-            if name not in renamed or theirs.startswith(
-                "model.decoder."
-            ):  # heads have two names, the decoder's is used
-                renamed[name] = tensor
-        return renamed, None
+        # Heads may be there under two names; the decoder's are those that are used.
+        ordered = dict(sorted(state.items(), key=lambda item: not item[0].startswith("model.decoder.")))
+        return translated(ordered, RENAME, LEFT_OUT), None
 
     def raw(self, images: Tensor, targets: Targets | None = None) -> Raw:
         """What the layers say; in training with targets, of their noisy copies too."""
@@ -421,6 +398,8 @@ def rt_detrv2_r50(
     if eval_layers is not None and not 1 <= eval_layers <= decoder_layers:
         raise ConfigError(f"eval_layers = {eval_layers}; expected 1 to {decoder_layers}, the layers of the decoder.")
     net, levels = build_backbone(backbone, backbone_kwargs or {}, in_channels, image_size, (8, 16, 32))
+    if norm == "frozen":
+        freeze_norms(net)
     channels = [net.feature_info[level].channels for level in levels]  # type: ignore[index, union-attr]
     if len(points) != len(levels):
         raise ConfigError(
@@ -457,7 +436,6 @@ def rt_detrv2_r50(
         denoising,
         label_noise,
         box_noise,
-        norm == "frozen",
     )
 
 
