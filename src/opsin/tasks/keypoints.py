@@ -39,6 +39,7 @@ from opsin.task import Aim, Batch, Geometry, ImageSpec, Loss, Monitor, Prepared,
 NAMES = ("keypoints",)
 HELP = "find the points of objects: faces, bodies, hands"
 _AFTER_INPUT = {"augment", "augment_preset", "flip", "points", "class_names", "normalize", "eyes"}
+SPREAD = 0.05  # of the input's diagonal: how far a point may move before it counts as another one, for explanations
 TALL = 1.15  # height / width from which a box counts as tall; the inverse for a wide one
 
 
@@ -268,25 +269,29 @@ class Keypoints(Task[KeypointsSettings]):
     def aim(
         self, outputs: Mapping[str, NDArray[Any]], *, class_name: str | None = None, head: str | None = None
     ) -> Aim:
-        """Of one point (by default the one with the best score): its score (the peak of its heat map), or `x` or `y` as a
-        share of the input's side."""
-        names, known = self.settings.points.names, ("score", "x", "y")
+        """Of one point (by default the one with the best score): `point`, how sure the model is of it there, which is its
+        score x exp(-distance^2 / 2 s^2), s being 5 % of the input's diagonal; or its coordinate `x` or `y` as a share of the
+        side.
+        """
+        names, known = self.settings.points.names, ("point", "x", "y")
         if head is not None and head not in known:
             raise UnknownName("number of a point", head, known)
         if class_name is not None and class_name not in names:
             raise UnknownName("point", class_name, names)
         index = int(outputs["scores"][0].argmax()) if class_name is None else names.index(class_name)
-        asked = head or "score"
+        height, width = self.settings.image_size
+        wanted = torch.from_numpy(outputs["points"][0, index].astype(np.float32))
+        spread = SPREAD**2 * (height**2 + width**2)
 
         def pick(answer: Any) -> Tensor:
-            if asked == "score":
-                value: Tensor = answer.scores[:, index]
-                return value
-            axis = known.index(asked) - 1
-            place: Tensor = answer.points[:, index, axis] / self.settings.image_size[1 - axis]
-            return place
+            place: Tensor = answer.points[:, index].float()  # (B, 2)
+            if head in ("x", "y"):
+                return place[:, 0] / width if head == "x" else place[:, 1] / height
+            squares = (place - wanted.to(place.device)).square().sum(1)
+            value: Tensor = answer.scores[:, index] * torch.exp(-squares / (2 * spread))
+            return value
 
-        return Aim(asked, names[index], pick, lambda answer: pick(answer).clamp(0, 1))
+        return Aim(head or "point", names[index], pick, lambda answer: pick(answer).clamp(0, 1))
 
     def score(self, result: Result, target: Mapping[str, Any]) -> dict[str, Any]:
         return {

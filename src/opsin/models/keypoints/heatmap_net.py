@@ -166,7 +166,7 @@ def peaks(maps: Tensor) -> Tensor:
     step_x = (dxy * dy - dyy * dx) / safe
     step_y = (dxy * dx - dxx * dy) / safe
     # A step that leads further than to the next cell but one is not that of this peak.
-    good &= (step_x.abs() <= 2) & (step_y.abs() <= 2)
+    good = good & (step_x.abs() <= 2) & (step_y.abs() <= 2)
     found_x = torch.where(good, x + step_x, column.to(log.dtype))
     found_y = torch.where(good, y + step_y, row.to(log.dtype))
     return torch.stack([found_x.clamp(-0.5, width - 0.5), found_y.clamp(-0.5, height - 0.5)], -1)
