@@ -65,6 +65,7 @@ TINY: dict[str, Tiny] = {
     "vgg19_bn": Tiny({"width": 8, "hidden": 256, "dropout": 0.0}),
     "wide_resnet50_2": Tiny({"width": 8, "depths": (1, 1, 1, 1)}, ((64, 64),)),
     "wide_resnet101_2": Tiny({"width": 8, "depths": (1, 1, 1, 1), "widening": 3.0}, ((64, 64),)),
+    "yolox_pico": Tiny({"width": 0.0625}, ((64, 96),)),
     "yolox_nano": Tiny({"width": 0.125}, ((64, 96),)),
     "yolox_tiny": Tiny({"width": 0.125}, ((64, 96),)),
     "yolox_s": Tiny({"width": 0.125, "activation": "relu"}, ((64, 96),)),
