@@ -100,6 +100,7 @@ TINY: dict[str, Tiny] = {
     "hgnet_v2_b2": Tiny({"width": 0.25, "hidden": 64, "blocks": (1, 1, 2, 1), "layers": 2}, ((64, 48),)),
     "hgnet_v2_b4": Tiny({"width": 0.125, "hidden": 64, "blocks": (1, 1, 1, 1), "layers": 3}, ((64, 64),)),
     "hgnet_v2_b5": Tiny({"width": 0.125, "hidden": 64, "blocks": (1, 1, 2, 1), "layers": 2}, ((64, 64),)),
+    "yolox_pico": Tiny({"width": 0.0625}, ((64, 96),)),
     "yolox_nano": Tiny({"width": 0.125}, ((64, 96),)),
     "yolox_tiny": Tiny({"width": 0.125}, ((64, 96),)),
     "yolox_s": Tiny({"width": 0.125, "activation": "relu"}, ((64, 96),)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from opsin.models.detectors.yolox import (
     varifocal_loss,
 )
 
+PUBLISHED = Path(__file__).with_name("yolox_published.json")
 LAYOUT = Path(__file__).with_name("yolox_layout.txt")
 SMALL = {"width": 0.125, "depth": 0.33}
 
@@ -83,6 +85,12 @@ def test_published_parameter_counts(name, count):
     assert sum(p.numel() for p in model.parameters()) == count
 
 
+def test_our_own_size_stays_below_a_megabyte_in_half_precision():
+    model = build(_spec("yolox_pico", 3), check=False)
+    assert sum(p.numel() for p in model.parameters()) == 411_200
+    assert 2 * sum(value.numel() for value in model.state_dict().values()) < 1_000_000
+
+
 def _layout(name: str) -> dict[str, tuple[int, ...]]:
     section = LAYOUT.read_text().split(f"[{name}]\n")[1].split("[")[0]
     found: dict[str, tuple[int, ...]] = {}
@@ -105,6 +113,49 @@ def test_published_names_and_shapes(name):
     assert {key: tuple(value.shape) for key, value in model.state_dict().items()} == _layout(name)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.03)}
+
+
+def _waves(model: nn.Module) -> None:
+    """Weights from cosines, the same wherever they are computed."""
+    with torch.no_grad():
+        for k, (name, value) in enumerate(sorted(model.state_dict().items())):
+            if not value.is_floating_point():
+                continue
+            steps = torch.arange(value.numel(), dtype=torch.float64)
+            wave = torch.cos(steps * (1.0 + 0.37 * (k % 11)) + k).reshape(value.shape)
+            if value.ndim == 4:
+                value.copy_(wave * (2.0 / value[0].numel()) ** 0.5)
+            elif name.endswith(("bn.weight", "running_var")):
+                value.copy_(1 + 0.2 * wave)
+            else:
+                value.copy_(0.1 * wave)
+
+
+@pytest.mark.parametrize("kind", ["plain", "depthwise"])
+def test_published_code_says_the_same(kind):
+    """`yolox_published.json` holds what the published code gave for these weights and pictures, in double precision."""
+    published = json.loads(PUBLISHED.read_text())[kind]
+    model = YOLOX(3, depthwise=kind == "depthwise", l1_weight=1.0, **SMALL).double()
+    _waves(model)
+    images = torch.sin(torch.arange(2 * 3 * 96 * 64, dtype=torch.float64) * 0.7071).reshape(2, 3, 96, 64) * 2
+    images[:, :, ::3] += torch.cos(torch.arange(64, dtype=torch.float64))
+    with torch.no_grad():
+        raw = model.eval().raw(images)
+    boxes = decode_boxes(raw.boxes, raw.places)
+    low, high = boxes[..., :2], boxes[..., 2:]
+    scores = [raw.objectness.sigmoid().unsqueeze(2), raw.classes.sigmoid()]
+    every = torch.cat([(low + high) / 2, high - low, *scores], 2)
+    for (picture, place), expected in zip(((0, 0), (0, 50), (1, 97), (1, 121), (0, 125)), published["outputs"]):
+        assert every[picture, place].tolist() == pytest.approx(expected, abs=1e-6)
+
+    rows = [[0, 20, 30, 24, 28], [2, 44, 70, 30, 20], [1, 30, 60, 9, 11], [1, 32, 48, 50, 70]]  # class, center, size
+    labels, center, half = torch.tensor(rows).split([1, 2, 2], 1)
+    objects = torch.cat([center - half / 2, center + half / 2], 1)
+    targets = Targets([objects[:3], objects[3:]], [labels[:3, 0], labels[3:, 0]])
+    losses = model.train()(images, targets).losses
+    for name, part in losses.items():
+        assert float(part.sum.detach() / part.count) == pytest.approx(published[name], rel=1e-6)
+    assert {float(part.count) for part in losses.values()} == {4 * published["places_per_object"]}
 
 
 def test_first_answers_are_at_the_prior():

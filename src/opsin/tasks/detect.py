@@ -25,12 +25,13 @@ from opsin.data.objects import Objects
 from opsin.data.resize import stack
 from opsin.errors import ConfigError, DataError, UnknownName
 from opsin.layers.normalize import Normalized
-from opsin.metrics.detection import detection_metrics
+from opsin.metrics import detection_report
+from opsin.metrics.detection import operating_scores
 from opsin.metrics.merging import Method, merge
 from opsin.recipe import Settings
 from opsin.results.detection import Candidates, Detection
 from opsin.results.rows import Rows
-from opsin.results.section import Note
+from opsin.results.section import Note, Section
 from opsin.seeding import Keys
 from opsin.task import (
     Aim,
@@ -349,14 +350,12 @@ class Detect(Task[DetectSettings]):
         return row
 
     def summarize(self, rows: Rows, weights: NDArray[Any] | None = None) -> dict[str, Any]:
-        return dict(detection_metrics(rows, self.settings.class_names, weights, operating=self._limits().tolist()))
+        names, limits = self.settings.class_names, self._limits().tolist()
+        return dict(detection_report.metrics(rows, names, weights, operating=limits, sigmas=self._sigmas))
 
     @property
-    def _sigmas(self) -> tuple[float, ...] | None:
-        """Spread of the points' annotations, where points are judged; a common value where none is known."""
-        if self.settings.points is None:
-            return None
-        return self.settings.points.sigmas or (0.05,) * self.num_points
+    def _sigmas(self) -> tuple[float, ...]:
+        return () if self.settings.points is None else self.settings.points.sigmas
 
     @property
     def monitor(self) -> Monitor:
@@ -370,6 +369,28 @@ class Detect(Task[DetectSettings]):
         return values.to(dtype)
 
     # What a report shows ---------------------------------------------------------------------------------------------
+
+    def calibrate(self, rows: Rows) -> DetectSettings:
+        """Per class the score with the best F1."""
+        return self.settings.model_copy(update={"thresholds": operating_scores(rows, self.settings.class_names)})
+
+    def sections(self, rows: Rows) -> list[Section]:
+        points = () if self.settings.points is None else self.settings.points.names
+        limits = self._limits().tolist()
+        return detection_report.sections(rows, self.settings.class_names, operating=limits, point_names=points)
+
+    def warnings(
+        self,
+        rows: Rows,
+        train_metrics: Mapping[str, float] | None = None,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        split: str = "test",
+    ) -> list[Note]:
+        return detection_report.warnings(
+            rows, self.settings.class_names, found=metrics, train_metrics=train_metrics, split=split,
+            operating=self._limits().tolist(),
+        )  # fmt: skip
 
     def check_batch(self, model: nn.Module, batch: Batch) -> Iterator[Note]:
         """Boxes inside the input with positive sides, labels within range, something to find at all."""

@@ -6,10 +6,11 @@ Implements: the CSPDarknet trunk, the path-aggregation neck and decoupled heads 
 Differs from the paper: options that it does not have: task-aligned assignment (TOOD, 2021,
     https://arxiv.org/abs/2108.07755), boxes as distributions (Generalized Focal Loss, 2020,
     https://arxiv.org/abs/2006.04388), varifocal loss (VarifocalNet, 2020, https://arxiv.org/abs/2008.13367), GIoU and
-    CIoU losses, no objectness, other activations, other trunks.
+    CIoU losses, no objectness, other activations, other trunks. `yolox_pico` is a size of our own: an eighth of the channels of
+    yolox_l, a third of its depth, heads at strides 8 and 16.
 Checked against: the published layout of names and shapes and parameter counts (nano 912,159; tiny 5,055,855; s 8,968,255;
-    m 25,326,495; l 54,208,895; x 99,071,455), torchvision's IoU losses, scalar assignments written from the papers
-    (tests/oracles/test_yolox.py).
+    m 25,326,495; l 54,208,895; x 99,071,455), outputs and losses of the published code, torchvision's IoU losses,
+    scalar assignments written from the papers (tests/oracles/test_yolox.py).
 Reproduced: not yet run.
 Weights: none shipped; the published files (Apache-2.0) load unchanged. They were trained on pictures whose channels are in
     the order blue, green, red with values 0 to 255.
@@ -33,7 +34,7 @@ from opsin.models.builder import build_model, evaluating
 from opsin.models.detectors import Detector, Targets
 from opsin.task import Part
 
-NAMES = ("yolox_nano", "yolox_tiny", "yolox_s", "yolox_m", "yolox_l", "yolox_x")
+NAMES = ("yolox_pico", "yolox_nano", "yolox_tiny", "yolox_s", "yolox_m", "yolox_l", "yolox_x")
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": lambda: nn.SiLU(inplace=True),
@@ -716,6 +717,7 @@ def _one_of(name: str, given: str, known: Any) -> None:
         raise ConfigError(f"{name} = '{given}'; expected {', '.join(others)} or {last}.")
 
 
+yolox_pico = partial(YOLOX, width=0.125, depth=0.33, levels=2)
 yolox_nano = partial(YOLOX, width=0.25, depth=0.33, depthwise=True)
 yolox_tiny = partial(YOLOX, width=0.375, depth=0.33)
 yolox_s = partial(YOLOX, width=0.5, depth=0.33)
