@@ -162,7 +162,13 @@ def _targets(size: tuple[int, int], pictures: int) -> Targets:
     """Objects of many sizes; the second picture has fewer."""
     height, width = size
     share = torch.tensor(
-        [[0.05, 0.1, 0.45, 0.8], [0.5, 0.05, 0.95, 0.5], [0.3, 0.6, 0.42, 0.75], [0.6, 0.55, 0.9, 0.97], [0.1, 0.1, 0.3, 0.4]]
+        [
+            [0.05, 0.1, 0.45, 0.8],
+            [0.5, 0.05, 0.95, 0.5],
+            [0.3, 0.6, 0.42, 0.75],
+            [0.6, 0.55, 0.9, 0.97],
+            [0.1, 0.1, 0.3, 0.4],
+        ]
     )
     boxes = share.double() * torch.tensor([width, height, width, height])
     generator = torch.Generator().manual_seed(5)
@@ -313,7 +319,9 @@ def test_a_published_file_gives_80_classes(name, tmp_path):
     pair = PAIRS[name]
     theirs = get_model(pair.entry, weights=None, weights_backbone=None, num_classes=91)
     state = theirs.state_dict()
-    named = [i for i, word in enumerate(get_model_weights(pair.entry).DEFAULT.meta["categories"]) if word[0] not in "_N"]
+    named = [
+        i for i, word in enumerate(get_model_weights(pair.entry).DEFAULT.meta["categories"]) if word[0] not in "_N"
+    ]
     assert len(named) == 80
     old = {key.replace("_blocks.0.0.", "_blocks.0."): tensor for key, tensor in state.items()}  # the first layout
     torch.save(old, tmp_path / f"{name}.pth")

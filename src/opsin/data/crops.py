@@ -35,7 +35,9 @@ def crop_objects(data: Dataset, to: Path, *, margin: float = 0.0, smallest: int 
     """
     heads = [head for head in data.heads if head.kind == "objects"]
     if not heads:
-        raise DataError(f"{data.root} has no boxes to cut out. It has: {', '.join(h.name for h in data.heads) or 'no labels'}.")
+        raise DataError(
+            f"{data.root} has no boxes to cut out. It has: {', '.join(h.name for h in data.heads) or 'no labels'}."
+        )
     if to.exists():
         raise DataError(f"{to}: exists already. Give a new folder.")
     head, partial = heads[0], to.with_name(to.name + ".partial")

@@ -40,6 +40,7 @@ FAULTS = {
     "broken file": "unreadable-file",
 }
 
+
 def classify(folder: Path, say: Say) -> Story:
     """Play the demonstration in a folder of its own, made anew.
 

@@ -101,7 +101,10 @@ def _doctor(faulty: Path, say: Say) -> dict[str, bool]:
     found = {}
     for fault, code in FAULTS.items():
         found[fault] = code in findings
-        say(f"  {'found' if found[fault] else 'MISSED'}: {fault}" + (f" - {findings[code].text}" if found[fault] else ""))
+        say(
+            f"  {'found' if found[fault] else 'MISSED'}: {fault}"
+            + (f" - {findings[code].text}" if found[fault] else "")
+        )
     return found
 
 
