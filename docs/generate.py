@@ -173,6 +173,28 @@ def models() -> str:
     return _by_module(known, "models")
 
 
+def detectors() -> str:
+    """Detectors by family, with sizes that were counted and the license of the published weights."""
+    from opsin.models import answer_of
+    from opsin.models import models as known
+
+    stored = RESULTS / "detector-costs.json"
+    costs = json.loads(stored.read_text(encoding="utf-8"))["detector_costs"] if stored.exists() else {}
+    rows = []
+    names = [name for name in known if answer_of(name) == "detected"]
+    for name in sorted(names, key=lambda name: (known._modules[name], costs.get(name, {}).get("parameters", 0))):
+        text = ast.get_docstring(ast.parse(_file(known._modules[name]).read_text(encoding="utf-8"))) or ""
+        weights = re.search(r"^Weights: (.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
+        license = re.search(r"\b(Apache-2\.0|BSD-3-Clause|MIT)\b", weights[1] if weights else "")
+        cost = costs.get(name, {})
+        size = f"{cost['parameters'] / 1e6:.2f} M" if cost else ""
+        work = "" if not cost else f"{cost['macs'] / 1e9:.1f} G" if cost["macs"] else "depends on the picture"
+        merged = "" if not cost else "yes" if cost["merged"] else "not needed"
+        rows.append((f"`{name}`", _first(text), size, work, merged, license[1] if license else "none published"))
+    heads = ("name", "what it is", "parameters", "multiply-adds", "merging", "license of published weights")
+    return table(heads, rows)
+
+
 def checks() -> str:
     """Checks of `opsin data check`, with the codes of their findings."""
     from opsin.analyze.check import checks as known
@@ -460,6 +482,60 @@ def transfer() -> str:
     return _transfer(files) if files else "Not measured yet; see [pending](pending.md)."
 
 
+def peers() -> str:
+    """Detectors of other projects: accuracy on the same data and time, and latency, as tables."""
+    parts = []
+    for name, show in (("detection-peers", _peers), ("detection-latency", _latency)):
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            parts.append(show([(path, json.loads(path.read_text(encoding="utf-8")))]))
+    return "\n\n".join(parts) or "Not measured yet; see [pending](pending.md)."
+
+
+def _peers(found: Found) -> str:
+    rows = (
+        (
+            f"{row['peer']} {row['version']} ({row['license']})",
+            row["model"],
+            row["image_size"],
+            row["epochs"],
+            f"{row['minutes_of_free_cores']:.1f}",
+            f"{row['ap50']:.3f}",
+            f"{row['map']:.3f}",
+            ", ".join(f"{name} {value:.3f}" for name, value in row["ap50_by_class"].items()),
+        )
+        for _, one in found
+        for row in one["detection_peers"]
+    )
+    heads = ("project", "model", "input", "epochs", "minutes of the cores", "test AP50", "mAP", "AP50 by class")
+    return table(heads, rows)
+
+
+def _latency(found: Found) -> str:
+    rows = (
+        (
+            f"{one['image_size']} px, {one['race_threads']} threads, {mode}",
+            name,
+            f"{values['parameters_of_80_classes'] / 1e6:.2f} M",
+            f"{values['milliseconds']:.1f}",
+            f"{values['of_ours']:.2f}",
+        )
+        for _, one in found
+        for mode, contestants in one["detection_latency"].items()
+        for name, values in contestants.items()
+    )
+    return table(("case", "network", "parameters", "milliseconds, median", "times ours"), rows)
+
+
+def _costs(found: Found) -> str:
+    rows = (
+        (name, f"{cost['parameters']:,}", f"{cost['macs']:,}" if cost["macs"] else "depends on the picture")
+        for _, one in found
+        for name, cost in one["detector_costs"].items()
+    )
+    return table(("detector", "parameters", "multiply-adds"), rows)
+
+
 def _other(found: Found) -> str:
     rows = []
     for path, one in found:
@@ -535,6 +611,9 @@ SHOWN: tuple[tuple[str, Callable[[Mapping[str, Any]], bool], Callable[[Found], s
     ("Speed of the input path", lambda one: any(case in one for case in ("photos", "large", "small")), _input),
     ("Killed and resumed", lambda one: "kills" in one, _kills),
     ("Transfer on few pictures", lambda one: "donor" in one, _transfer),
+    ("Detectors of other projects", lambda one: "detection_peers" in one, _peers),
+    ("Latency of detectors", lambda one: "detection_latency" in one, _latency),
+    ("What detectors cost", lambda one: "detector_costs" in one, _costs),
     ("Memory over many epochs", lambda one: "mebibytes" in one, _memory),
 )
 
@@ -547,6 +626,8 @@ PARTS: dict[str, Callable[..., str]] = {
         settings,
         metrics,
         models,
+        detectors,
+        peers,
         checks,
         formats,
         catalog,
