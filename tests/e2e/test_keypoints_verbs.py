@@ -143,8 +143,9 @@ def test_explain(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_models_show_and_compare(run: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shown = call(capsys, "models", "show", str(run))
-    assert shown["parameters"] > 10_000 if "parameters" in shown else shown
+    for name in (str(run), "heatmap_net", "localizer"):
+        shown = call(capsys, "models", "show", name)
+        assert shown["parameters"] > 10_000, name
     words = ["train", "keypoints", "--data", "triangles", "--epochs", "2", "--out", "runs/b", *FAST, "--split-from", "runs/a"]
     assert main(words) == 0
     for name in ("runs/a", "runs/b"):
