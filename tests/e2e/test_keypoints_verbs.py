@@ -127,7 +127,9 @@ def test_resumed_training_gives_the_same_bits(run: Path, place: Path) -> None:
 
 
 def test_predict(run: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = call(capsys, "predict", str(run), "triangles/images/p000.png", "triangles/images/p001.png", "--save", "drawn")
+    found = call(
+        capsys, "predict", str(run), "triangles/images/p000.png", "triangles/images/p001.png", "--save", "drawn"
+    )
     assert set(found["predictions"][0]["points"]) == set(TRIANGLE.names)
     assert len(list(Path("drawn").rglob("*.png"))) == 2
     table = Path(found["table"]).read_text().splitlines()
@@ -136,7 +138,9 @@ def test_predict(run: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_explain(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for method, words in (("occlusion", ["--class", "top"]), ("grad-cam", ["--head", "x"])):
-        found = call(capsys, "explain", str(run), "triangles/images/p000.png", "--method", method, *words, "--save", "why")
+        found = call(
+            capsys, "explain", str(run), "triangles/images/p000.png", "--method", method, *words, "--save", "why"
+        )
         assert found
         maps = [np.load(path) for path in Path("why").rglob("*.npy")]
         assert all(np.isfinite(one).all() for one in maps)
@@ -146,7 +150,19 @@ def test_models_show_and_compare(run: Path, place: Path, capsys: pytest.CaptureF
     for name in (str(run), "heatmap_net", "localizer"):
         shown = call(capsys, "models", "show", name)
         assert shown["parameters"] > 10_000, name
-    words = ["train", "keypoints", "--data", "triangles", "--epochs", "2", "--out", "runs/b", *FAST, "--split-from", "runs/a"]
+    words = [
+        "train",
+        "keypoints",
+        "--data",
+        "triangles",
+        "--epochs",
+        "2",
+        "--out",
+        "runs/b",
+        *FAST,
+        "--split-from",
+        "runs/a",
+    ]
     assert main(words) == 0
     for name in ("runs/a", "runs/b"):
         assert main(["evaluate", name]) == 0
