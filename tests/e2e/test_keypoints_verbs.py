@@ -147,8 +147,9 @@ def test_explain(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_models_show_and_compare(run: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shown = call(capsys, "models", "show", str(run))
-    assert shown["parameters"] > 10_000 if "parameters" in shown else shown
+    for name in (str(run), "heatmap_net", "localizer"):
+        shown = call(capsys, "models", "show", name)
+        assert shown["parameters"] > 10_000, name
     words = [
         "train",
         "keypoints",

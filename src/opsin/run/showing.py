@@ -18,7 +18,7 @@ from opsin.bundle import Bundle
 from opsin.data.resize import resize
 from opsin.errors import ConfigError
 from opsin.layers.initializers import initialize
-from opsin.models import ModelSpec, build, resolve
+from opsin.models import ModelSpec, answer_of, build, resolve
 from opsin.run import load
 from opsin.run.folder import RUNS
 from opsin.run.predicting import pictures_at
@@ -46,7 +46,8 @@ def opened(name: str, *, classes: int = 10, channels: int = 3, size: int = 224) 
 
     Args:
         name: what the person typed.
-        classes, channels, size: of a network by name; runs and bundles have their own.
+        classes, channels, size: of a network by name; runs and bundles have their own. `classes` counts the points of a
+            keypoint network.
     """
     path = Path(name)
     if name == "last" or any((place / "recipe.json").is_file() for place in (path, RUNS / path)):
@@ -56,7 +57,9 @@ def opened(name: str, *, classes: int = 10, channels: int = 3, size: int = 224) 
     else:
         if min(classes, channels, size) < 1:
             raise ConfigError(f"--classes {classes} --channels {channels} --size {size}; expected 1 or more for each.")
-        spec = resolve(ModelSpec(name, {}, channels, classes, (size, size)))
+        answer = answer_of(name) or "classified"
+        points = classes if answer == "located" else 0
+        spec = resolve(ModelSpec(name, {}, channels, classes, (size, size), answer, points))
         return Shown(build_hollow(spec), spec)
     return Shown(bundle.model, bundle.spec, bundle)
 
