@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
 from opsin.analyze.check import CheckOptions, Findings, check
-from opsin.analyze.check.page import draw_objects, page_html
+from opsin.analyze.check.page import page_html
 from opsin.analyze.check.table import render
 from opsin.analyze.inspect import inspect_data
+from opsin.analyze.target_sheet import draw_objects, target_sheet
 from opsin.data.dataset import Dataset, HeadSpec
 from opsin.data.objects import ObjectColumn, Objects
 from opsin.data.sources import ArraySource
 from opsin.data.targets import PointSpec
+from opsin.errors import ShapeError
 
 N, HEIGHT, WIDTH = 40, 80, 120
 QUIET = CheckOptions(few=1, train_side=120, tiny_object=4.0)
@@ -268,14 +272,15 @@ def test_page_table_and_inspect_show_objects(change: Callable[[list[Objects]], N
     assert "objects" in text.get()
     about = inspect_data(data)
     json.dumps(about)
-    assert about["objects"]["objects"]["count"] == sum(len(one) for one in pictures)
+    assert about["objects"]["objects"]["objects"] == sum(len(one) for one in pictures)
     assert sum(about["classes"]["objects"]["cat"].values()) == sum(int((one.labels == 0).sum()) for one in pictures)
     assert "train detect" in about["next"]
 
 
 def test_boxes_are_drawn_where_they_are() -> None:
     objects = Objects.of([[10, 20, 30, 40], [50, 10, 70, 30]], [0, 1], points=np.full((2, 1, 3), [20.0, 30.0, 2.0]))
-    drawn = np.asarray(draw_objects(Image.new("L", (60, 50)), objects, 0.5, 1.0, (1,)))
+    colors = [(70, 190, 110), (225, 45, 35)]
+    drawn = np.asarray(draw_objects(Image.new("L", (60, 50)), objects, (0.5, 1.0), colors=colors))
     colored = drawn.astype(int).sum(2) > 0
     red = drawn[..., 0].astype(int) > drawn[..., 1].astype(int) + 50
     ys, xs = np.nonzero(red & (np.arange(60) > 20))
@@ -283,3 +288,26 @@ def test_boxes_are_drawn_where_they_are() -> None:
     ys, xs = np.nonzero(colored & ~red)
     assert (xs.min(), xs.max(), ys.min(), ys.max()) == (5, 14, 20, 39)
     assert red[29:31, 9:11].all()
+    one = Objects.of([[20, 20, 21, 21]], [0])
+    grown = np.asarray(draw_objects(Image.new("L", (40, 40)), one, colors=["#ffffff"], least=[9.0]))
+    ys, xs = np.nonzero(grown[..., 0])
+    assert (xs.max() - xs.min() + 1, ys.max() - ys.min() + 1) == (9, 9)
+
+
+def test_a_batch_is_drawn_as_the_model_gets_it(tmp_path: Path) -> None:
+    images = torch.zeros(3, 3, 64, 96)
+    images[1] = 1.0
+    objects = [Objects.of([[8, 16, 40, 48]], [1]), Objects.of(), Objects.of([[0, 0, 96, 64]], [0])]
+    sheet = target_sheet(images, objects, NAMES, ids=["a.png", "b.png", "c.png"], value_range=(0.0, 1.0))
+    assert [cell.caption for cell in sheet.rows[0].cells] == ["a.png\n1 object", "b.png\n0 objects", "c.png\n1 object"]
+    first, second, _ = (np.asarray(cell.picture).astype(int) for cell in sheet.rows[0].cells)
+    assert first.shape == (192, 288, 3)  # three times as large
+    ys, xs = np.nonzero(first.sum(2))
+    assert (xs.min(), xs.max(), ys.max()) == (24, 119, 143)
+    assert second.min() == 255
+    assert Image.open(sheet.save(tmp_path / "check" / "targets.png")).size[0] > 3 * 288
+    assert len(target_sheet(images, objects, NAMES, most=2).rows[0].cells) == 2
+    gray = target_sheet(images[:, :1] * 65535, objects, NAMES, value_range=(0.0, 65535.0))
+    assert np.asarray(gray.rows[0].cells[1].picture).min() == 255
+    with pytest.raises(ShapeError):
+        target_sheet(images, objects[:2], NAMES)

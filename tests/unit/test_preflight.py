@@ -254,6 +254,23 @@ def test_functional_dropout_that_is_always_on() -> None:
     assert "eval-random" in _codes(_net(last=lambda z: F.dropout(z, 0.5)))
 
 
+def test_random_losses_are_no_random_predictions() -> None:
+    """A two-stage detector draws the boxes that count, in evaluation mode too."""
+
+    class Drawing(Classify):
+        def training_step(self, model: nn.Module, batch: Batch, phase: str) -> Loss:
+            logits = model(batch.inputs, noisy=True)
+            return {"loss": Part(F.cross_entropy(logits, batch.targets["y"], reduction="sum"), float(len(batch)))}
+
+    class Noisy(Net):
+        def forward(self, x: Tensor, noisy: bool = False) -> Tensor:
+            return super().forward(x) + (0.1 * torch.randn(len(x), CLASSES) if noisy else 0.0)
+
+    with seeding.torch_seeded("net"):
+        model = Noisy()
+    assert preflight(Drawing(TaskSettings()), model, _batch(), _sgd(model), precision=FP32) == []
+
+
 def test_batch_norm_frozen_by_hand_is_only_mentioned() -> None:
     model = _net()
     model.norm = Never(8)
@@ -342,12 +359,23 @@ def test_a_loss_that_is_not_finite_at_the_start() -> None:
 
 def test_cannot_overfit() -> None:
     note = _codes(_net(last=lambda z: z * 1e-9))["cannot-overfit"]
-    assert note.level == "warning"
+    assert note.level == "error"
+    assert "run.preflight=false" in note.text
     assert note.data["lowest"] > 1.2
+    note = _codes(_net(last=lambda z: z.clamp(-0.08, 0.08)))["cannot-overfit"]  # a little can be learned
+    assert note.level == "warning"
+    assert note.data["first"] * 0.8 < note.data["lowest"] < note.data["first"] * 0.98
 
 
 def test_overfitting_is_skipped_when_a_step_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "OVERFIT_SECONDS", 0.0)
+    note = _codes(_net(last=lambda z: z * 1e-9))["cannot-overfit"]
+    assert "10 steps" in note.text  # so many are tried however slow they are
+    assert note.level == "warning"  # too few to stop for
+    little = _codes(_net(last=lambda z: z * 0.02))["overfit-skipped"]
+    assert "10 steps" in little.text
+    assert little.level == "info"
+    monkeypatch.setattr(module, "OVERFIT_LIMIT", 0.0)
     note = _codes(_net(last=lambda z: z * 1e-9))["overfit-skipped"]
     assert note.level == "info"
 

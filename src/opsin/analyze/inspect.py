@@ -70,7 +70,7 @@ def _objects(data: Dataset, head: HeadSpec) -> dict[str, Any]:
             "most": int(counts.max()),
         }
     if len(every):
-        side = np.sqrt(sides.prod(axis=1))
+        side = np.sqrt(np.maximum(sides, 0).prod(axis=1))
         found["side"] = {"least": float(side.min()), "median": float(np.median(side)), "most": float(side.max())}
     if head.points is not None:
         found["points"] = list(head.points.names)

@@ -118,7 +118,7 @@ def preset(name: str, *, flip: bool = True) -> DetectAugment:
         return DetectAugment(zoom=(0.7, 1.6), aspect=1.15, shift=1.0, flip_horizontal=mirrored, **color)
     if name == "strong":
         return DetectAugment(
-            zoom=(0.4, 2.0), aspect=1.25, shift=1.0, flip_horizontal=mirrored, **(dict.fromkeys(color, 0.4)),
+            zoom=(0.6, 2.0), aspect=1.25, shift=1.0, flip_horizontal=mirrored, **(dict.fromkeys(color, 0.4)),
             mosaic=0.5, copy_paste=0.2, mixup=0.1, multi_scale=(0.75, 1.25),
         )  # fmt: skip
     raise UnknownName("augmentation", name, ("plain", "standard", "strong"))

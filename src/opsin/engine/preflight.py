@@ -11,7 +11,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from opsin.task import Batch, Loss, Task
 
 SAMPLES = 32  # of the batch, for all checks but the next
 OVERFIT_SAMPLES, OVERFIT_STEPS, OVERFIT_SECONDS = 8, 30, 3.0
+OVERFIT_LEAST, OVERFIT_LIMIT = 10, 60.0  # steps tried even if they take longer, unless they take so many seconds
+STUCK = 0.02  # of the loss at the start; a fall by less is none
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _MODAL = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 _LEARNED = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, *_NORMS)
@@ -275,6 +277,19 @@ class _Check:
             )
             yield Note("no-gradient", text, "warning", {"parameters": unused})
 
+    def _predict(self, number: int) -> None:
+        """A pass as in evaluation, of the pictures alone; as in training for models that need more than pictures.
+
+        Losses may be random in evaluation mode too (two-stage detectors draw the boxes that count).
+        """
+        phase = self.task.phases[0]
+        seeding.seed_torch(self.seed, "preflight", phase, number)
+        try:
+            with self.precision.autocast():
+                self.trial(self.batch.inputs)
+        except TypeError:
+            self._step(self.batch, phase, number)
+
     @torch.no_grad()
     def _eval_passes(self) -> Iterator[Note]:
         """Two passes in evaluation mode under other random numbers must give the same outputs."""
@@ -283,7 +298,7 @@ class _Check:
         found = []
         for number in (0, 1):
             with _watched(self.trial) as seen:
-                self._step(self.batch, self.task.phases[0], 1 + number)
+                self._predict(1 + number)
             found.append([t.float() for t in _tensors(seen.outputs[:1])])
         if any(not torch.allclose(a, b, 1e-3, 1e-4, equal_nan=True) for a, b in zip(*found) if a.shape == b.shape):
             text = (
@@ -309,20 +324,26 @@ class _Check:
             if not out_of_memory(error):
                 raise
             losses, seconds = [], 0.0
-        if len(losses) < 10 and not _fell(losses):
-            text = f"Overfitting a small batch was not tried to the end: {len(losses)} steps took {seconds:.1f} s."
-            yield Note(
-                "overfit-skipped",
-                text if losses else "Overfitting a small batch needs more memory than there is.",
-                "info",
-            )
-        elif not _fell(losses):
-            text = (
-                f"A batch of {len(few)} samples cannot be overfitted: {len(losses)} steps "
-                f"brought the loss from {losses[0]:.4g} to {min(losses):.4g} only. Targets that do not belong to their "
-                "inputs, dead or detached layers, or a wrong loss do this. See the other findings, then the batch."
-            )
-            yield Note("cannot-overfit", text, "warning", {"first": losses[0], "lowest": min(losses)})
+        if _fell(losses):
+            return
+        if not losses:
+            yield Note("overfit-skipped", "Overfitting a small batch needs more memory than there is.", "info")
+            return
+        lowest, whole = min(losses), len(losses) >= OVERFIT_STEPS
+        stuck = not lowest < losses[0] - STUCK * abs(losses[0])
+        fall = f"{len(losses)} steps brought the loss from {losses[0]:.4g} to {lowest:.4g} only"
+        if not whole and math.isfinite(losses[-1]) and (not stuck or len(losses) < OVERFIT_LEAST):
+            text = f"Overfitting a small batch was not tried to the end: {fall}, and took {seconds:.1f} s."
+            yield Note("overfit-skipped", text, "info")
+            return
+        text = (
+            f"A batch of {len(few)} samples cannot be overfitted: {fall}. Targets that do not belong to their "
+            "inputs, dead or detached layers, or a wrong loss do this. See the other findings, then the batch."
+        )
+        if whole and stuck:
+            text += " run.preflight=false trains all the same."
+        level: Literal["error", "warning"] = "error" if whole and stuck else "warning"
+        yield Note("cannot-overfit", text, level, {"first": losses[0], "lowest": lowest})
 
     def _fit_few(self, few: Batch) -> tuple[list[float], float]:
         for module in self.trial.modules():
@@ -335,19 +356,22 @@ class _Check:
         if not trained:
             return losses, 0.0
         optimizer = torch.optim.Adam(trained)
-        for number in range(OVERFIT_STEPS):
+        steps, number = OVERFIT_STEPS, 0
+        while number < steps:
             rates = (1e-3, 1e-2, 5e-2)  # a small net moves too little at the usual rate
-            optimizer.param_groups[0]["lr"] = rates[number * len(rates) // OVERFIT_STEPS]
+            optimizer.param_groups[0]["lr"] = rates[number * len(rates) // steps]
             total = total_loss(self._step(few, phase))
             losses.append(float(total.detach()))
-            seconds = time.monotonic() - started
-            if not total.requires_grad or not math.isfinite(losses[-1]):
-                break
-            if _fell(losses) or seconds + seconds / len(losses) > OVERFIT_SECONDS:
+            if not total.requires_grad or not math.isfinite(losses[-1]) or _fell(losses):
                 break
             optimizer.zero_grad(set_to_none=True)
             total.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            number += 1
+            seconds = time.monotonic() - started
+            steps = min(OVERFIT_STEPS, max(OVERFIT_LEAST, int(OVERFIT_SECONDS * number / seconds)))
+            if seconds + seconds / number > OVERFIT_LIMIT:
+                break
         return losses, time.monotonic() - started
 
 

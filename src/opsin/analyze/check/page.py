@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from opsin.analyze.check.facts import in_eight_bits
 from opsin.analyze.check.findings import Finding, Findings
+from opsin.analyze.target_sheet import draw_objects
 from opsin.data.objects import Objects
 from opsin.data.resize import resize
 from opsin.data.spec import spec_of
@@ -30,7 +31,7 @@ _MEMBERS = 6
 _CLASSES = 60
 _BOX, _MARKED = (70, 190, 110), (225, 45, 35)
 _SHOWN = 12
-_SEEN = 9  # pixels
+_SEEN = 9.0  # pixels
 _WORDS = {"error": "Error", "warning": "Warning", "info": "Note"}
 _PARTS = ("train", "val", "test")
 
@@ -75,7 +76,7 @@ class _Pictures:
         boxed = [target for target in sample.target.values() if isinstance(target, Objects)]
         if boxed:
             size = sample.original_size or (height, width)
-            picture = draw_objects(picture, boxed[0], picture.width / size[1], picture.height / size[0], marked)
+            picture = _boxed(picture, boxed[0], (picture.width / size[1], picture.height / size[0]), marked)
         file = io.BytesIO()
         small = max(picture.size) <= 48
         picture.save(file, "PNG" if small else "JPEG", **({} if small else {"quality": 80}))
@@ -185,33 +186,13 @@ def _finding(place: int, finding: Finding, pictures: _Pictures) -> str:
     )
 
 
-def draw_objects(
-    picture: Image.Image, objects: Objects, scale_x: float, scale_y: float, marked: Sequence[int] = ()
-) -> Image.Image:
-    """A picture with the boxes of its objects as lines and their labeled points as dots, those marked in red and on top.
-
-    Args:
-        picture: any Pillow picture; not changed.
-        objects: in pixels of the original.
-        scale_x, scale_y: pixels of the picture per pixel of the original.
-        marked: positions of objects.
-    """
-    drawn = picture.convert("RGB")
-    pen = ImageDraw.Draw(drawn)
-    factor = np.array([scale_x, scale_y, scale_x, scale_y])
-    for k in sorted(range(len(objects)), key=lambda k: k in marked):
-        color = _MARKED if k in marked else _BOX
-        x1, y1, x2, y2 = np.nan_to_num(objects.boxes_xyxy[k] * factor)
-        x1, x2, y1, y2 = *sorted((x1, x2)), *sorted((y1, y2))
-        if k in marked:  # a box of a pixel would not be seen
-            grow_x, grow_y = (max(0.0, (_SEEN - side) / 2) for side in (x2 - x1, y2 - y1))
-            x1, x2, y1, y2 = x1 - grow_x, x2 + grow_x, y1 - grow_y, y2 + grow_y
-        pen.rectangle((x1, y1, max(x2 - 1, x1), max(y2 - 1, y1)), outline=color)
-        for x, y, visibility in objects.points[k]:
-            if visibility > 0:
-                x, y = x * scale_x, y * scale_y
-                pen.rectangle((x - 1, y - 1, x, y), fill=color)
-    return drawn
+def _boxed(picture: Image.Image, objects: Objects, scale: tuple[float, float], marked: Sequence[int]) -> Image.Image:
+    """A picture with its objects, those marked in red, on top, and large enough to be seen."""
+    order = np.array(sorted(range(len(objects)), key=lambda k: k in marked), np.int64)
+    chosen = [int(k) in marked for k in order]
+    colors = [_MARKED if one else _BOX for one in chosen]
+    least = [_SEEN if one else 0.0 for one in chosen]
+    return draw_objects(picture, objects.take(order), scale, colors=colors, least=least)
 
 
 def _gallery(finding: Finding, pictures: _Pictures) -> str:
