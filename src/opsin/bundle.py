@@ -62,8 +62,12 @@ class Bundle:
 
     # On disk ---------------------------------------------------------------------------------------------------------
 
-    def save(self, folder: Path | str) -> Path:
+    def save(self, folder: Path | str, *, half: bool = False) -> Path:
         """Write the bundle; an existing one is replaced as a whole, never half.
+
+        Args:
+            folder: where to.
+            half: keep weights as float16, in half the bytes; they are float32 again when loaded.
 
         Raises:
             ConfigError: if the folder exists and is no bundle, or is the one that the program runs in.
@@ -75,6 +79,8 @@ class Bundle:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         tensors = {name: t.detach().cpu().contiguous().clone() for name, t in self.model.state_dict().items()}
+        if half:
+            tensors = {name: t.half() if t.dtype == torch.float32 else t for name, t in tensors.items()}
         data = dump_tensors(tensors)
         write_durably(aside / "weights.safetensors", data)
         record = {

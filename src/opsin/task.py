@@ -233,6 +233,11 @@ class Task(abc.ABC, Generic[S]):
     def model_facts(self) -> dict[str, Any]:
         """What a network must fit: `in_channels`, `num_outputs`, `image_size` (H, W)."""
 
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """Class names by head, for tasks with classes: what other data must have to be judged by this model."""
+        return {}
+
     def assemble(self, network: nn.Module) -> nn.Module:
         """Put what belongs to the model but not to the architecture around it, e.g. pixel normalization."""
         return network

@@ -24,19 +24,27 @@ def command(
     skip_bad: Annotated[bool, typer.Option(help="Leave out and count pictures that cannot be read.")] = False,
     json: Json = False,
 ) -> None:
-    """Judge a run on its sealed test part, or on other data.
+    """Judge a run on its sealed test part, or a run or a bundle on other data.
 
     Every metric comes with a 95 % interval. Each look at the test part is written into a ledger that belongs to the data,
     and the report shows how many there were.
     """
-    from opsin.run import Run
-    from opsin.run.evaluating import evaluate_run
+    from opsin.errors import ConfigError
+    from opsin.run import Run, find_bundle, load
+    from opsin.run.evaluating import evaluate_bundle, evaluate_run
     from opsin.run.repeating import evaluate_repeated, find_repeat
 
     several = find_repeat(run)
     if several is not None:
         together = evaluate_repeated(several, split, data=data, with_baselines=baselines, skip_bad=skip_bad)
         emit(together, json, lambda: _table_of_runs(together))
+        return
+    folder = find_bundle(run)
+    if folder is not None:
+        if data is None:
+            raise ConfigError(f"{run} is a bundle without its data; say on which to judge it: --data FOLDER")
+        found = evaluate_bundle(load(run), data, name=run, skip_bad=skip_bad)
+        emit(found, json, lambda: _table(found))
         return
     found = evaluate_run(Run(run), split, data=data, with_baselines=baselines, skip_bad=skip_bad)
     if not json:
@@ -79,7 +87,8 @@ def _table(found: dict[str, Any]) -> Any:
                 + (" Choose between models on the val part, not here." if looks > 3 else "")
             )
         )
-    parts.append(Text(f"Next: opsin report {found['run']}"))
+    if found["train"]:
+        parts.append(Text(f"Next: opsin report {found['run']}"))
     return Group(*parts)
 
 

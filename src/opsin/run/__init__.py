@@ -12,6 +12,7 @@ from opsin.engine.distributed import Processes
 from opsin.engine.precision import choose_device
 from opsin.errors import CheckpointError
 from opsin.models.published import is_published
+from opsin.models.shipped import folder_of
 from opsin.recipe import Layer, Recipe
 from opsin.run.data import Progress, RunData, continued, open_data, reopen_data
 from opsin.run.fetching import fetched
@@ -272,7 +273,8 @@ def _use_threads(recipe: Recipe) -> None:
 
 
 def load(reference: Path | str, *, model: nn.Module | None = None) -> Bundle:
-    """Load a model: of a run, a bundle folder, `last`, or published weights that were fetched (`resnet18`).
+    """Load a model: of a run, a bundle folder, `last`, one that comes with opsin (`blood-cells`), or published weights that
+    were fetched (`resnet18`).
 
     Raises:
         UnknownName: if there is no such run or bundle.
@@ -288,7 +290,8 @@ def load(reference: Path | str, *, model: nn.Module | None = None) -> Bundle:
 
 
 def find_bundle(reference: Path | str) -> Path | None:
-    """The folder of a bundle, given by itself or as the name of published weights; None for a run, or for nothing.
+    """The folder of a bundle, given by itself, as the name of a shipped model or of published weights; None for a run, or for
+    nothing.
 
     Raises:
         CheckpointError: if the name is that of published weights which are not on this machine.
@@ -297,6 +300,8 @@ def find_bundle(reference: Path | str) -> Path | None:
         return Path(reference)
     if is_run(reference):
         return None
+    if (own := folder_of(str(reference))) is not None:
+        return own
     return fetched(str(reference)) if is_published(str(reference)) else None
 
 

@@ -28,7 +28,10 @@ from opsin.results.section import Note
 from opsin.run.data import bad_text, verify
 from opsin.run.folder import environment
 
+from opsin.task import Task
+
 if TYPE_CHECKING:
+    from opsin.bundle import Bundle
     from opsin.run import Run
 
 
@@ -99,6 +102,50 @@ def evaluate_run(
     return found
 
 
+def evaluate_bundle(
+    bundle: Bundle,
+    data: Path | str | Dataset,
+    *,
+    name: str,
+    columns: Mapping[str, str] | None = None,
+    skip_bad: bool = False,
+) -> dict[str, Any]:
+    """Metrics of a bundle on data with the same classes, as JSON values; nothing is written.
+
+    Args:
+        bundle: of a model without its run.
+        data: all of it is evaluated.
+        name: of the bundle, for people.
+        columns: of the data, as for `load_data`.
+        skip_bad: leave out pictures and boxes that cannot be used, and count them.
+
+    Raises:
+        DataError: if a picture is broken or the classes differ.
+    """
+    task = bundle.task
+    dataset, skipped = _other_data(task, data, columns, skip_bad)
+    started = time.monotonic()
+    loader = EvalLoader(dataset, np.arange(len(dataset)), task, batch_size=64)
+    rows = evaluate(task, bundle.runner(bundle.info.get("precision", "fp32")), loader)
+    loader.close()
+    seconds = time.monotonic() - started
+    intervals = measure(task, rows, groups=_own_groups(task, dataset, rows))
+    return {
+        "run": name,
+        "split": dataset.name,
+        "samples": len(rows),
+        "metrics": as_json(intervals),
+        "monitor": task.monitor.name,
+        "train": {},
+        "warnings": [_note(note) for note in task.warnings(rows, metrics=intervals, split=dataset.name)],
+        "looks_at_test": [],
+        "skipped": skipped,
+        "seconds": seconds,
+        "images_per_second": len(rows) / max(seconds, 1e-9),
+        "environment": environment(),
+    }
+
+
 def gap(train: Mapping[str, float], intervals: Mapping[str, Any]) -> dict[str, float]:
     """Training minus held-out value of every metric that has both."""
     both = {name: train[name] - one.value for name, one in intervals.items() if name in train}
@@ -113,14 +160,21 @@ def _samples(
         if len(indices) == 0:
             raise DataError(f"The {part} part of {run.path} is empty.")
         return run.data.dataset, indices, part, {}
-    dataset = data if isinstance(data, Dataset) else load_data(data, columns=run.recipe.data.columns or None)
-    dataset = _in_known_order(run, dataset)
+    seen, skipped = _other_data(run.bundle.task, data, run.recipe.data.columns or None, skip_bad)
+    return seen, np.arange(len(seen)), f"other-{seen.name}", skipped
+
+
+def _other_data(
+    task: Task[Any], data: Path | str | Dataset, columns: Mapping[str, str] | None, skip_bad: bool
+) -> tuple[Dataset, dict[str, str]]:
+    """All samples of data that have the model's classes, as its task sees them, and what was left out."""
+    dataset = data if isinstance(data, Dataset) else load_data(data, columns=columns, skip_bad=skip_bad)
+    dataset = _in_known_order(task.classes, dataset)
     bad = verify(dataset)
     if bad and not skip_bad:
         raise DataError(bad_text(dataset, bad))
     good = np.array([i for i in range(len(dataset)) if i not in bad], np.int64)
-    seen = run.bundle.task.view(dataset.select(good))
-    return seen, np.arange(len(seen)), f"other-{dataset.name}", {dataset.id(i): reason for i, reason in bad.items()}
+    return task.view(dataset.select(good)), {dataset.id(i): reason for i, reason in bad.items()}
 
 
 def _own_groups(task: Any, dataset: Dataset, rows: Rows) -> NDArray[np.int64] | None:
@@ -132,9 +186,8 @@ def _own_groups(task: Any, dataset: Dataset, rows: Rows) -> NDArray[np.int64] | 
     return np.array([codes[name] for name in rows.ids.tolist()], np.int64)
 
 
-def _in_known_order(run: Run, dataset: Dataset) -> Dataset:
+def _in_known_order(known: Mapping[str, tuple[str, ...]], dataset: Dataset) -> Dataset:
     """The data with the model's class lists; the names must be those of the model, positions are never compared."""
-    known = {h["name"]: tuple(h["class_names"]) for h in run.folder.read("data.json")["heads"]}
     other = {h.name: tuple(h.class_names) for h in dataset.heads}
     for name, names in known.items():
         if name not in other:

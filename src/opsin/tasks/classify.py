@@ -202,6 +202,10 @@ class Classify(Task[ClassifySettings]):
             "image_size": self.settings.image_size,
         }
 
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        return {head.name: head.class_names for head in self.settings.heads}
+
     def assemble(self, network: nn.Module) -> nn.Module:
         """Pixels are normalized inside the model, so that no export can forget it."""
         return Normalized(network, self.spec, self.settings.mean, self.settings.std)

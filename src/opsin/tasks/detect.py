@@ -190,6 +190,10 @@ class Detect(Task[DetectSettings]):
             "num_points": self.num_points,
         }
 
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        return {self.settings.head: self.settings.class_names}
+
     def assemble(self, network: nn.Module) -> nn.Module:
         """Pixels are normalized inside the model, so that no export can forget it."""
         return Normalized(network, self.spec, self.settings.mean, self.settings.std)

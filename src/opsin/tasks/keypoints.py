@@ -184,6 +184,10 @@ class Keypoints(Task[KeypointsSettings]):
             "num_points": count,
         }
 
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        return {self.settings.head: self.settings.class_names}
+
     def assemble(self, network: nn.Module) -> nn.Module:
         """Pixels are normalized inside the model, so that no export can forget it."""
         return Normalized(network, self.spec, self.settings.mean, self.settings.std)
