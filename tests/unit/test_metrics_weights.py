@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.coco_cases import rows_of
 
 from opsin.errors import ConfigError, DataError, ShapeError
-from opsin.metrics import classification, inputs, multilabel, probability, ranking, regression, summary
+from opsin.metrics import classification, inputs, keypoints, multilabel, probability, ranking, regression, summary
+from opsin.metrics.detection import detection_metrics, localization_metrics
 from opsin.metrics.names import METRICS
 
 SETTINGS = settings(max_examples=25, deadline=None)
@@ -103,12 +105,25 @@ def test_no_rows_are_undefined():
     assert replicates["many auroc"].shape == (4,)
 
 
+def names_of_detection():
+    """Names of what is said of boxes and of points."""
+    points = np.ones((1, 2, 3))
+    one = {"boxes": [[0, 0, 9, 9]], "labels": [0], "points": points}
+    rows = rows_of(
+        [{f"{side}_{name}": value for side in ("found", "true") for name, value in one.items()} | {"found_scores": [1]}]
+    )
+    points = keypoints.landmark_metrics(rows, ["a"], how="area", head=(0, 1))
+    both = {**localization_metrics(rows), **detection_metrics(rows, ["a"]), **points}
+    return {*both, *keypoints.oks_metrics(rows, ["a"], sigmas=[0.1, 0.1]), "failure_rate_08"}
+
+
 def test_names_are_those_the_summaries_give():
     scores, target, labels, _ = example(2, n=60, num_classes=7)
     many = summary.classification_metrics(scores, target)
     two = summary.classification_metrics(np.tile([0.4, 0.6], (4, 1)), [0, 1, 0, 1])
     rest = {**summary.multilabel_metrics(scores, labels), **summary.regression_metrics(scores, scores)}
-    assert {*many, *two, *rest} == set(METRICS)
+    named = {*many, *two, *rest, *names_of_detection()}
+    assert named == set(METRICS)
     assert "top5" in many
     assert "top5" not in two
     for name, info in METRICS.items():
