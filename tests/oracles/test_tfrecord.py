@@ -56,7 +56,7 @@ def test_crc_of_rfc_3720() -> None:
     assert crc32c(b"") == 0
 
 
-@pytest.mark.parametrize("size", [1, 255, 256, 257, 511, 512, 513, 1300, 70001])
+@pytest.mark.parametrize("size", [1, 255, 256, 257, 511, 512, 513, 1300, 8192, 8193, 70001])
 def test_crc_is_that_of_tensorboard(size: int) -> None:
     stub = pytest.importorskip("tensorboard.compat.tensorflow_stub.pywrap_tensorflow")
     data = np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8).tobytes()

@@ -22,6 +22,7 @@ from opsin.wire import encoded, field, spans, varint
 
 _POLYNOMIAL = 0x82F63B78  # Castagnoli's, its bits in reverse
 _LANE = 256  # bytes of a lane; lanes are worked on side by side
+_SHORT = 8192  # up to so many bytes, one after the other is faster
 
 
 class Record(NamedTuple):
@@ -49,6 +50,11 @@ def _bytes_table() -> NDArray[np.uint32]:
 
 
 @cache
+def _bytes_list() -> list[int]:
+    return [int(value) for value in _bytes_table()]
+
+
+@cache
 def _advance(level: int) -> NDArray[np.uint32]:
     """What `_LANE * 2**level` bytes of 0 make of each byte of a state, (4, 256)."""
     states = (np.arange(256, dtype=np.uint32)[None] << np.array([0, 8, 16, 24], np.uint32)[:, None]).astype(np.uint32)
@@ -73,11 +79,11 @@ def crc32c(data: bytes) -> int:
     The data are cut into lanes which are divided side by side, and the remainders are joined two by two: a CRC is linear,
     so that of A followed by B is that of A moved on by the length of B, plus (without carry) that of B from 0.
     """
-    table = _bytes_table()
-    start = len(data) % _LANE
-    state = 0xFFFFFFFF
+    table, state = _bytes_table(), 0xFFFFFFFF
+    start = len(data) % _LANE if len(data) > _SHORT else len(data)
+    one_by_one = _bytes_list()
     for byte in data[:start]:
-        state = int(table[(state ^ byte) & 255]) ^ (state >> 8)
+        state = one_by_one[(state ^ byte) & 255] ^ (state >> 8)
     lanes = np.frombuffer(data, np.uint8, offset=start).reshape(-1, _LANE).T.astype(np.uint32)  # (256, lanes)
     if not lanes.shape[1]:
         return state ^ 0xFFFFFFFF

@@ -1,9 +1,10 @@
 """Formats of data sets, one per file, and `load_data`, which recognizes them.
 
 A format module has a literal `NAMES`, `sniff(place) -> Verdict` and `read(place, options) -> Dataset`; `write(dataset,
-to)` where that makes sense; a format of boxes says in a literal `LOSES` what it cannot hold (keys of
-`opsin.data.writing.LOSABLE`), and its `write` returns what had to be changed, in sentences. A module with `REFUSAL` instead of `read` recognizes data of tasks that are not here yet,
-so that they are not taken for something else. Optional: `describe(place) -> str` for messages.
+to)` where that makes sense. A format of boxes says in a literal `LOSES` what it cannot hold (keys of
+`opsin.data.writing.LOSABLE`), and its `write` returns what had to be changed, in sentences. A module with `REFUSAL`
+instead of `read` recognizes data of tasks that are not here yet, so that they are not taken for something else.
+Optional: `describe(place) -> str` for messages.
 """
 
 from __future__ import annotations
