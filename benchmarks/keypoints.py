@@ -29,7 +29,10 @@ LANDMARKS: dict[str, Any] = {
     "run": {"epochs": 120, "batch_size": 14, "validate_every": 10},
 }
 OVERFIT: dict[str, Any] = {
-    "model": {"name": "heatmap_net", "kwargs": {"backbone": "resnet18", "channels": 128}},
+    "model": {
+        "name": "heatmap_net",
+        "kwargs": {"backbone": "resnet18", "backbone_kwargs": {"width": 32}, "channels": 128},
+    },
     "run": {"epochs": 250, "batch_size": 16, "validate_every": 50},
     "task": {"augment_preset": "plain", "image_size": [128, 96]},
     "optimizer": {"weight_decay": 0.0, "ema": 0.95},

@@ -142,7 +142,7 @@ METRICS |= {
         "the size is that of the box, or the distance of the eyes",
     ),
     "failure_rate": MetricInfo("share of objects with an NME above .1, or not found", "[0, 1]", "lower", "300-W"),
-    "failure_rate_08": MetricInfo("the same, above .08", "[0, 1]", "lower", "300-W"),
+    "failure_rate_08": MetricInfo("share of objects with an NME above .08", "[0, 1]", "lower", "300-W"),
     "auc_ced": MetricInfo("area under the curve of cumulative errors up to NME .1", "[0, 1]", "higher", "300-W"),
     "pck": MetricInfo("share of points within .2 of the object's size of their place", "[0, 1]", "higher", "Yang 2013"),
     "pckh": MetricInfo("share of points within half a head of their place", "[0, 1]", "higher", "Andriluka 2014"),

@@ -114,7 +114,7 @@ class Localizer(Detector):
             trunk = Trunk(backbone, backbone_kwargs, in_channels, image_size)
             self.stride, wide = trunk.strides[-1], channels
             self.features = _ReducedTrunk(trunk, channels)
-            self.grid = tuple(max(1, -(-side // self.stride)) for side in image_size)
+            self.grid = (max(1, -(-image_size[0] // self.stride)), max(1, -(-image_size[1] // self.stride)))
         cells = wide * self.grid[0] * self.grid[1]
         self.presence = nn.Linear(cells, 1)
         self.classes = nn.Linear(cells, num_classes) if num_classes > 1 else None
@@ -170,7 +170,7 @@ class Localizer(Detector):
 
     def decode(self, raw: Raw, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         sides = torch.tensor([size[1], size[0]], dtype=torch.float32, device=raw.edges.device)
-        corners = raw.edges.float().clamp(0, 1).unflatten(1, (2, 2)) * sides  # (B, 2, 2)
+        corners = raw.edges.float().clamp(0, 1).reshape(-1, 2, 2) * sides  # (B, 2, 2)
         boxes = torch.cat([corners.amin(1), corners.amax(1)], 1)[:, None]  # (B, 1, 4)
         scores = raw.presence.float().sigmoid()[:, None]
         if raw.classes is None:
