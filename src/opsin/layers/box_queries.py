@@ -14,26 +14,27 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from opsin.layers.hybrid_encoder import Mlp
+from opsin.layers.wide import wide, wide_type
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """Logits of shares, in float32; shares nearer to 0 or 1 than `eps` are taken as `eps` away."""
-    x = x.float().clamp(0, 1)
+    """Logits of shares, in float32 at least; shares nearer to 0 or 1 than `eps` are taken as `eps` away."""
+    x = wide(x).clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
 
 def anchors_of(sizes: Sequence[tuple[int, int]], like: Tensor, scale: float = 0.05) -> tuple[Tensor, Tensor]:
-    """One box per cell, as logits (1, sum of H * W, 4) float32, and whether it lies inside the picture (1, ..., 1).
+    """One box per cell, as logits (1, sum of H * W, 4), and whether it lies inside the picture (1, ..., 1).
 
     Args:
         sizes: (H, W) of every level, finest first.
-        like: a tensor on the device wanted.
+        like: a tensor on the device wanted; the type is float32, or float64 if its is.
         scale: side of the boxes of the finest level as a share of the picture; each level doubles it.
     """
     boxes = []
     for level, (height, width) in enumerate(sizes):
-        y = (torch.arange(height, device=like.device, dtype=torch.float32) + 0.5) / height
-        x = (torch.arange(width, device=like.device, dtype=torch.float32) + 0.5) / width
+        y = (torch.arange(height, device=like.device, dtype=wide_type(like)) + 0.5) / height
+        x = (torch.arange(width, device=like.device, dtype=wide_type(like)) + 0.5) / width
         centers = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], -1).flatten(0, 1)
         boxes.append(torch.cat([centers, torch.full_like(centers, scale * 2.0**level)], -1))
     anchors = torch.cat(boxes).unsqueeze(0)
@@ -75,7 +76,7 @@ class ProposalHead(nn.Module):
         chosen = features.gather(1, best.expand(-1, -1, features.shape[-1]))
         placed = anchors.expand(len(memory), -1, -1).gather(1, best.expand(-1, -1, 4))
         scores = logits.gather(1, best.expand(-1, -1, logits.shape[-1]))
-        return Proposals(scores, self.box_head(chosen).float() + placed, chosen)
+        return Proposals(scores, wide(self.box_head(chosen)) + placed, chosen)
 
 
 def best_of(logits: Tensor, boxes: Tensor, size: tuple[int, int], count: int = 300) -> tuple[Tensor, Tensor, Tensor]:
@@ -91,8 +92,8 @@ def best_of(logits: Tensor, boxes: Tensor, size: tuple[int, int], count: int = 3
         Boxes (B, count, 4) xyxy in pixels, scores (B, count), labels (B, count) int64, best first.
     """
     classes = logits.shape[-1]
-    scores, index = logits.float().sigmoid().flatten(1).topk(min(count, logits.shape[1] * classes), dim=1)
-    corners = box_convert(boxes.float(), "cxcywh", "xyxy") * picture_scale(size, boxes)
+    scores, index = wide(logits).sigmoid().flatten(1).topk(min(count, logits.shape[1] * classes), dim=1)
+    corners = box_convert(wide(boxes), "cxcywh", "xyxy") * picture_scale(size, boxes)
     query = torch.div(index, classes, rounding_mode="floor").unsqueeze(-1).expand(-1, -1, 4)
     return corners.gather(1, query), scores, index % classes
 

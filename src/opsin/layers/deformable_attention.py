@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opsin.errors import ConfigError
+from opsin.layers.wide import wide
 
 Sampling = Literal["bilinear", "discrete"]
 Sizes = Sequence[tuple[int, int]]
@@ -35,26 +36,25 @@ def sample_levels(
             gradient for the places.
 
     Returns:
-        (B, Q, heads * C), in the type of `values`; places are kept in float32 whatever that is.
+        (B, Q, heads * C), in the type of `values`; the arithmetic is in float32 at least.
     """
     batch, _, heads, channels = values.shape
     queries = places.shape[1]
+    places, weights, taken = wide(places), wide(weights), wide(values)
     cells = [height * width for height, width in sizes]
-    maps = torch.split(values.permute(0, 2, 3, 1).flatten(0, 1), cells, dim=-1)
-    spots = torch.split(
-        places.float().permute(0, 2, 1, 3, 4).flatten(0, 1), list(points), dim=2
-    )  # (B * heads, Q, p, 2)
+    maps = torch.split(taken.permute(0, 2, 3, 1).flatten(0, 1), cells, dim=-1)
+    spots = torch.split(places.permute(0, 2, 1, 3, 4).flatten(0, 1), list(points), dim=2)  # (B * heads, Q, p, 2)
     found = []
     for flat, spot, (height, width), count in zip(maps, spots, sizes, points, strict=True):
         if sampling == "bilinear":
-            grid = torch.unflatten(flat, -1, (height, width)).float()  # (B * heads, C, H, W)
+            grid = torch.unflatten(flat, -1, (height, width))  # (B * heads, C, H, W)
             found.append(F.grid_sample(grid, 2 * spot - 1, "bilinear", "zeros", align_corners=False))
         else:
             x = (spot[..., 0] * width + 0.5).long().clamp(0, width - 1)
             y = (spot[..., 1] * height + 0.5).long().clamp(0, height - 1)
             cell = (y * width + x).flatten(1).unsqueeze(1).expand(-1, channels, -1)
-            found.append(torch.unflatten(flat.float().gather(2, cell), -1, (queries, count)))
-    shares = weights.float().permute(0, 2, 1, 3).flatten(0, 1).unsqueeze(1)  # (B * heads, 1, Q, P)
+            found.append(torch.unflatten(flat.gather(2, cell), -1, (queries, count)))
+    shares = weights.permute(0, 2, 1, 3).flatten(0, 1).unsqueeze(1)  # (B * heads, 1, Q, P)
     summed = (torch.cat(found, dim=-1) * shares).sum(-1)  # (B * heads, C, Q)
     return summed.reshape(batch, heads * channels, queries).transpose(1, 2).to(values.dtype)
 
@@ -123,9 +123,9 @@ class DeformableAttention(nn.Module):
             sizes: (H, W) of every level.
         """
         values = self.value_proj(memory).unflatten(-1, (self.num_heads, -1))  # (B, sum of H * W, heads, C)
-        offsets = self.sampling_offsets(queries).float().unflatten(-1, (self.num_heads, -1, 2))
-        weights = self.attention_weights(queries).float().unflatten(-1, (self.num_heads, -1)).softmax(-1)
-        boxes = boxes.float()[:, :, None, None]  # (B, Q, 1, 1, 4)
+        offsets = torch.unflatten(wide(self.sampling_offsets(queries)), -1, (self.num_heads, -1, 2))
+        weights = torch.unflatten(wide(self.attention_weights(queries)), -1, (self.num_heads, -1)).softmax(-1)
+        boxes = wide(boxes)[:, :, None, None]  # (B, Q, 1, 1, 4)
         places = boxes[..., :2] + offsets * self.shares * boxes[..., 2:] * self.offset_scale
         seen: Tensor = self.output_proj(sample_levels(values, sizes, places, weights, self.points, self.sampling))
         return seen

@@ -83,7 +83,7 @@ def noisy_queries(
         true[i, : len(own)] = own
     known, padded, true = known.repeat(1, 2 * groups), padded.repeat(1, 2 * groups), true.repeat(1, 2 * groups, 1)
     if label_noise > 0:
-        drawn = torch.rand(padded.shape, device=device) < label_noise / 2
+        drawn = torch.rand(padded.shape, dtype=torch.float32, device=device) < label_noise / 2
         anything = torch.randint(0, num_classes, padded.shape, dtype=torch.int32, device=device).long()
         padded = torch.where(drawn & known, anything, padded)
     if box_noise > 0:

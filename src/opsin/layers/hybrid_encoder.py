@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from opsin.layers.wide import wide_type
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 
 
@@ -115,11 +117,11 @@ class EncoderLayer(nn.Module):
 
 
 def sine_positions(height: int, width: int, dim: int, like: Tensor, temperature: float = 10_000.0) -> Tensor:
-    """Sine and cosine of rows, then of columns, at `dim` / 4 frequencies: (1, height * width, dim) float32."""
-    steps = torch.arange(dim // 4, device=like.device, dtype=torch.float32) / (dim // 4)
+    """Sine and cosine of rows, then of columns, at `dim` / 4 frequencies: (1, height * width, dim)."""
+    steps = torch.arange(dim // 4, device=like.device, dtype=wide_type(like)) / (dim // 4)
     frequencies = temperature**-steps
-    rows = torch.arange(height, device=like.device, dtype=torch.float32)[:, None] * frequencies
-    columns = torch.arange(width, device=like.device, dtype=torch.float32)[:, None] * frequencies
+    rows = torch.arange(height, device=like.device, dtype=wide_type(like))[:, None] * frequencies
+    columns = torch.arange(width, device=like.device, dtype=wide_type(like))[:, None] * frequencies
     by_row = torch.cat([rows.sin(), rows.cos()], -1)[:, None].expand(height, width, -1)
     by_column = torch.cat([columns.sin(), columns.cos()], -1)[None].expand(height, width, -1)
     return torch.cat([by_row, by_column], -1).flatten(0, 1).unsqueeze(0)

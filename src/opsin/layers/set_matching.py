@@ -14,6 +14,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
 
+from opsin.layers.wide import wide
+
 
 class Costs(NamedTuple):
     """Weights of the terms of the cost, and the parameters of its focal class term."""
@@ -43,7 +45,7 @@ def match_sets(
         taken only where nothing else is left.
     """
     pairs = []
-    for scores, found, wanted, labels in zip(logits.float(), boxes.float(), true_boxes, true_labels, strict=True):
+    for scores, found, wanted, labels in zip(wide(logits), wide(boxes), true_boxes, true_labels, strict=True):
         if len(labels) == 0:
             none = torch.zeros(0, dtype=torch.int64, device=logits.device)
             pairs.append((none, none))

@@ -9,9 +9,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_convert
 
+from opsin.layers.wide import wide
+
 
 def paired_iou(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU and generalized IoU (https://arxiv.org/abs/1902.09630) of boxes (M, 4) with others (M, 4), (M,) each."""
+    """IoU and generalized IoU (https://arxiv.org/abs/1902.09630) of boxes (M, 4) with others (M, 4), (M,) each.
+
+    Areas are shares of the picture's, so small that the constant which guards torchvision's losses would change them.
+    """
     a, b = box_convert(boxes, "cxcywh", "xyxy"), box_convert(others, "cxcywh", "xyxy")
     inside = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(-1)
     around = (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).clamp(min=0).prod(-1)
@@ -56,7 +61,7 @@ def wanted(values: Sequence[Tensor], pairs: Pairs) -> Tensor:
 def set_losses(
     logits: Tensor, boxes: Tensor, pairs: Pairs, true_boxes: Sequence[Tensor], true_labels: Sequence[Tensor]
 ) -> dict[str, Tensor]:
-    """Losses of one set of predictions, as sums over the pairs (the first over all predictions too), in float32.
+    """Losses of one set of predictions, as sums over the pairs (the first over all predictions too), in float32 at least.
 
     Args:
         logits: (B, N, K), one sigmoid per class.
@@ -68,7 +73,7 @@ def set_losses(
     Returns:
         `labels` (varifocal), `distance` (L1) and `overlap` (1 - generalized IoU).
     """
-    logits, boxes = logits.float(), boxes.float()
+    logits, boxes = wide(logits), wide(boxes)
     found, true = matched(boxes, pairs), wanted(true_boxes, pairs)
     iou = paired_iou(found.detach(), true)[0]
     quality = torch.zeros_like(logits)

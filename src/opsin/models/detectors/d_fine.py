@@ -40,6 +40,7 @@ from opsin.layers.denoising import NoisyQueries, noisy_queries
 from opsin.layers.frozen_norm import freeze_norms
 from opsin.layers.hybrid_encoder import ConvNorm, CspRepLayer, HybridEncoder, Mlp, SelfAttention
 from opsin.layers.set_matching import Costs, match_sets
+from opsin.layers.wide import wide
 from opsin.losses.set_prediction import Pairs, matched, paired_iou, set_losses, wanted
 from opsin.models.builder import build_backbone
 from opsin.models.detectors import Detector, Targets
@@ -311,9 +312,9 @@ class Decoder(nn.Module):
         for i in range(layers):
             x = self.layers[i](x, self.box_positions(boxes).clamp(-10, 10), boxes, memory, sizes, mask)
             if i == 0:
-                first_boxes = (self.first_box_head(x).float() + inverse_sigmoid(boxes)).sigmoid()
-            total = self.edge_heads[i](x + before).float() + total
-            chances = total.unflatten(-1, (4, self.bins + 1)).softmax(-1)
+                first_boxes = (wide(self.first_box_head(x)) + inverse_sigmoid(boxes)).sigmoid()
+            total = wide(self.edge_heads[i](x + before)) + total
+            chances = torch.unflatten(total, -1, (4, self.bins + 1)).softmax(-1)
             refined = moved(first_boxes.detach(), (chances * distances).sum(-1), self.reg_scale)
             if i == 0 and all_layers:
                 first_logits = self.class_heads[0](x)
@@ -440,7 +441,7 @@ class DFine(Detector):
         terms: dict[str, Tensor] = {}
         last = len(found.logits) - 1
         for i in range(-1, last + 1):
-            logits = (found.logits[i] if i >= 0 else found.first_logits).float()
+            logits = wide(found.logits[i] if i >= 0 else found.first_logits)
             boxes = (found.boxes[i] if i >= 0 else found.first_boxes).clamp(0, 1)
             suffix = "" if i == last else "_first" if i < 0 else f"_{i}"
             pairs = match_sets(logits, boxes, true, labels, self.costs) if given is None else given
@@ -476,7 +477,7 @@ class DFine(Detector):
         own = (edges.reshape(shape) / TEMPERATURE).log_softmax(-1)
         theirs = (teacher.detach().reshape(shape) / TEMPERATURE).softmax(-1)
         divergence = F.kl_div(own, theirs, reduction="none").sum(-1).sum(-1) * TEMPERATURE**2  # (B, N)
-        weight = scores.detach().float().sigmoid().amax(-1)
+        weight = wide(scores.detach()).sigmoid().amax(-1)
         chosen = torch.zeros_like(weight, dtype=torch.bool)
         for i, (place, _) in enumerate(pairs):
             chosen[i, place] = True
@@ -513,7 +514,7 @@ class DFine(Detector):
 
 def _shares(boxes: Sequence[Tensor], scale: Tensor) -> list[Tensor]:
     """Boxes xyxy in pixels as center x, center y, width, height in shares of the picture."""
-    return [box_convert(own.float() / scale, "xyxy", "cxcywh") for own in boxes]
+    return [box_convert(wide(own) / scale, "xyxy", "cxcywh") for own in boxes]
 
 
 def d_fine_l(

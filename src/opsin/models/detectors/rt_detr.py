@@ -36,6 +36,7 @@ from opsin.layers.denoising import NoisyQueries, noisy_queries
 from opsin.layers.frozen_norm import freeze_norms
 from opsin.layers.hybrid_encoder import ConvNorm, CspRepLayer, HybridEncoder, Mlp, SelfAttention
 from opsin.layers.set_matching import Costs, match_sets
+from opsin.layers.wide import wide
 from opsin.losses.set_prediction import set_losses
 from opsin.models.builder import build_backbone
 from opsin.models.detectors import Detector, Targets
@@ -192,7 +193,7 @@ class Decoder(nn.Module):
         before = boxes
         for i in range(layers):
             x = self.layers[i](x, self.box_positions(boxes), boxes, memory, sizes, mask)
-            change = self.box_heads[i](x).float()
+            change = wide(self.box_heads[i](x))
             refined = (change + inverse_sigmoid(boxes)).sigmoid()
             if all_layers or i == layers - 1:
                 logits.append(self.class_heads[i](x))
@@ -340,7 +341,7 @@ class RTDetr(Detector):
 
 def _shares(boxes: Sequence[Tensor], scale: Tensor) -> list[Tensor]:
     """Boxes xyxy in pixels as center x, center y, width, height in shares of the picture."""
-    return [box_convert(own.float() / scale, "xyxy", "cxcywh") for own in boxes]
+    return [box_convert(wide(own) / scale, "xyxy", "cxcywh") for own in boxes]
 
 
 def rt_detrv2_r50(
