@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from opsin.errors import ConfigError
@@ -271,6 +272,11 @@ class Task(abc.ABC, Generic[S]):
         del keys
         return None
 
+    def weights(self, data: Any, indices: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        """How often each of the training samples at `indices` (N,) is wanted in an epoch; None for once each."""
+        del data, indices
+        return None
+
     def augment(self, batch: Batch) -> Batch:
         """Augment a whole training batch on its device; returns the own samples only."""
         return batch
@@ -398,6 +404,11 @@ class Task(abc.ABC, Generic[S]):
         """
         del rows, train_metrics, metrics, split
         return []
+
+    def draw_targets(self, batch: Batch) -> Image.Image | None:
+        """An augmented batch with what is to be learned from it, for people to look at before step 1; None for no picture."""
+        del batch
+        return None
 
     def check_batch(self, model: nn.Module, batch: Batch) -> Iterator[Note]:
         """Preflight findings that only the task can see (label range, loss at the start, outputs against targets)."""

@@ -27,7 +27,6 @@ from opsin.results.rows import Rows
 from opsin.results.section import Note
 from opsin.run.data import bad_text, verify
 from opsin.run.folder import environment
-
 from opsin.task import Task
 
 if TYPE_CHECKING:

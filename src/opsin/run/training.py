@@ -212,7 +212,10 @@ class Trainer:
         indices = self._train_indices()
         pictures = shrunk(dataset, settings.shrink, task.reduce_to)
         least = 1 if run.sync_batch_norm else 2
-        train = TrainLoader(pictures, indices, task, batch_size=run.batch_size, seed=run.seed, least=least, **shard)
+        weights = task.weights(dataset, indices)
+        train = TrainLoader(
+            pictures, indices, task, batch_size=run.batch_size, seed=run.seed, least=least, weights=weights, **shard
+        )
         size = max(min(run.batch_size, 256), self.processes.world)
         held = self.data.indices("val")
         val = EvalLoader(dataset, held, task, batch_size=size, **shard) if len(held) else None
@@ -333,6 +336,9 @@ class Trainer:
                 task, model, batch, optimizers, precision=self.precision, train_ids=shared[0], val_ids=shared[1]
             )
             self.folder.update("run.json", preflight=[vars(note) for note in notes])
+            if (sheet := task.draw_targets(task.augment(batch.to(torch.device("cpu"))))) is not None:
+                (self.folder.path / "check").mkdir(exist_ok=True)
+                sheet.save(self.folder.path / "check" / "targets.png")
             wrong = [note.text for note in notes if note.level == "error"]
             if wrong:
                 raise TrainingError("Stopped before step 1:\n" + "\n".join(f"  - {text}" for text in wrong))

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torchvision.ops import box_iou
@@ -23,6 +24,8 @@ from opsin.data.box_transforms import DetectAugment
 from opsin.data.classes import may_mirror, picture_sizes, pixel_statistics, to_spec
 from opsin.data.objects import Objects
 from opsin.data.resize import stack
+from opsin.data.sampling import repeat_factors
+from opsin.data.target_sheet import target_sheet
 from opsin.errors import ConfigError, DataError, UnknownName
 from opsin.layers.normalize import Normalized
 from opsin.metrics import detection_report
@@ -53,6 +56,7 @@ MULTIPLE = 32  # that sides of the input are multiples of
 ALIKE = 0.05  # pictures whose aspects differ by less are of one shape
 _AFTER_INPUT = {
     "augment",
+    "balance",
     "augment_preset",
     "flip",
     "thresholds",
@@ -107,6 +111,8 @@ class DetectSettings(TaskSettings):
     """The changes one by one; what is given here wins over the preset."""
     flip: bool
     """Mirrored objects keep their class; by default no for digits, letters, left and right."""
+    balance: Literal["none", "repeat"] = "none"
+    """`repeat`: pictures with rare classes come more often (repeat factors, Gupta et al. 2019)."""
     max_detections: int = Field(100, ge=1)
     """Most boxes kept per picture; COCO counts 100."""
     floor: float = Field(0.001, ge=0, lt=1)
@@ -242,6 +248,11 @@ class Detect(Task[DetectSettings]):
     def partners(self, keys: Keys) -> NDArray[np.int64] | None:
         count = self.settings.augment.partners
         return box_transforms.partners(keys, count) if count else None
+
+    def weights(self, data: Any, indices: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        if self.settings.balance == "none":
+            return None
+        return repeat_factors(data.targets[self.settings.head][indices], len(self.settings.class_names))
 
     def augment(self, batch: Batch) -> Batch:
         """Everything random but the view of each picture; objects move with their pictures."""
@@ -395,6 +406,13 @@ class Detect(Task[DetectSettings]):
             rows, self.settings.class_names, found=metrics, train_metrics=train_metrics, split=split,
             operating=self._limits().tolist(),
         )  # fmt: skip
+
+    def draw_targets(self, batch: Batch) -> Image.Image:
+        points, names = self.settings.points, self.settings.class_names
+        return target_sheet(
+            batch.inputs, batch.targets["objects"], names, ids=batch.ids, value_range=self.settings.pixel_range,
+            skeleton=() if points is None else points.skeleton,
+        ).draw()  # fmt: skip
 
     def check_batch(self, model: nn.Module, batch: Batch) -> Iterator[Note]:
         """Boxes inside the input with positive sides, labels within range, something to find at all."""

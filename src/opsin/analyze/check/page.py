@@ -15,7 +15,7 @@ from PIL import Image
 
 from opsin.analyze.check.facts import in_eight_bits
 from opsin.analyze.check.findings import Finding, Findings
-from opsin.analyze.target_sheet import draw_objects
+from opsin.data.target_sheet import draw_objects
 from opsin.data.objects import Objects
 from opsin.data.resize import resize
 from opsin.data.spec import spec_of
