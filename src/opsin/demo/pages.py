@@ -108,7 +108,7 @@ def _ink(pixels: NDArray[np.float64], height: float, degrees: float) -> NDArray[
     framed.paste(large, (4, 4))
     turned = np.asarray(framed.rotate(degrees, Image.Resampling.BICUBIC), np.float32) / 255
     rows, columns = (np.flatnonzero((turned > 0.25).any(axis)) for axis in (1, 0))
-    return turned[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return np.asarray(turned[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], np.float32)
 
 
 def _apart(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:

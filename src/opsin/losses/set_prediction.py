@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_convert
 
-from opsin.layers.wide import wide
 
 
 def paired_iou(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,7 +72,7 @@ def set_losses(
     Returns:
         `labels` (varifocal), `distance` (L1) and `overlap` (1 - generalized IoU).
     """
-    logits, boxes = wide(logits), wide(boxes)
+    logits, boxes = (x if x.dtype == torch.float64 else x.float() for x in (logits, boxes))
     found, true = matched(boxes, pairs), wanted(true_boxes, pairs)
     iou = paired_iou(found.detach(), true)[0]
     quality = torch.zeros_like(logits)
