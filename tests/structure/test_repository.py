@@ -95,7 +95,7 @@ def test_every_dependency_is_pinned_and_explained(requirement: Requirement) -> N
 
 def test_the_package_uses_what_it_requires() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    named = {"pillow": "PIL", "scikit-learn": "sklearn", "huggingface-hub": "huggingface_hub"}
+    named = {"pillow": "PIL", "scikit-learn": "sklearn", "huggingface-hub": "huggingface_hub", "pyyaml": "yaml"}
     source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
     unused = {
         name
