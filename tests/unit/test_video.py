@@ -61,7 +61,7 @@ def test_odd_sides_lose_a_row(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_of_a_video_that_was_not_finished(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="shape"), VideoWriter(tmp_path / "half.mp4", (32, 32), 5) as writer:
+    with pytest.raises(ValueError, match="ndim"), VideoWriter(tmp_path / "half.mp4", (32, 32), 5) as writer:
         writer.add(np.zeros((32, 32), np.uint8))
     assert list(tmp_path.iterdir()) == []
 

@@ -33,6 +33,7 @@ def list_models(
 ) -> None:
     """List the names that --model takes, or (--weights) published weights, their licenses and published numbers."""
     from opsin.models import models
+    from opsin.models.shipped import shipped
 
     if weights:
         _list_weights(match, json)
@@ -47,7 +48,9 @@ def list_models(
     hint = (
         "\nAlso every timm/NAME (opsin models list timm/mobilenet), and your own pkg.module:builder or file.py:builder."
     )
-    emit({"models": names}, json, lambda: "\n".join(names) + ("" if match else hint))
+    own = shipped()
+    hint += f"\nTrained models that come with opsin, to predict with: {', '.join(own)}."
+    emit({"models": names, "shipped": own}, json, lambda: "\n".join(names) + ("" if match else hint))
 
 
 @app.command("show")
@@ -197,7 +200,8 @@ def _list_weights(match: str | None, json: bool) -> None:
 @app.command("get")
 def get_weights(
     name: Annotated[
-        str, typer.Argument(help="Published weights, e.g. resnet18, resnet50.imagenet1k_v2, timm/NAME.TAG.")
+        str,
+        typer.Argument(help="Published weights, e.g. resnet18, resnet50.imagenet1k_v2, timm/NAME.TAG; or blood-cells."),
     ],
     to: Annotated[str | None, typer.Option(help="Folder of the bundle, e.g. on a stick; by default the cache.")] = None,
     accept_license: Annotated[
@@ -205,7 +209,19 @@ def get_weights(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Fetch published weights once, compare them with the library they come from, and make a bundle of them."""
+    """Fetch published weights once, compare them with the library they come from, and make a bundle of them.
+
+    A model that comes with opsin (blood-cells) is copied with its pictures: give --to.
+    """
+    from opsin.models.shipped import copy_to, shipped
+
+    if name in shipped():
+        if to is None:
+            raise ConfigError(f"'{name}' comes with opsin and can be used as it is; say where to copy it: --to FOLDER")
+        copied = copy_to(name, Path(to))
+        use = f"{copied}\nUse it: opsin predict {copied} {copied / 'pictures'}"
+        emit({"bundle": str(copied), "pictures": str(copied / "pictures")}, json, lambda: use)
+        return
     from opsin.run.fetching import get
     from opsin.run.folder import RunFolder
 

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from torchvision.ops import box_convert
 
 
-
 def paired_iou(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """IoU and generalized IoU (https://arxiv.org/abs/1902.09630) of boxes (M, 4) with others (M, 4), (M,) each.
 
