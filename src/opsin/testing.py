@@ -534,13 +534,18 @@ def _same_candidates(words: str, a: Detected, i: int, other: str, b: Detected, j
     Where scores are nearly equal, rounding decides what comes first, and what is the last to be kept.
     """
     size = max(1.0, float(b.boxes[j].abs().max()))
-    rows = [torch.cat((x.boxes[k] / size, x.scores[k, :, None], x.labels[k, :, None] * 10.0), 1) for x, k in ((a, i), (b, j))]
+    rows = [
+        torch.cat((x.boxes[k] / size, x.scores[k, :, None], x.labels[k, :, None] * 10.0), 1)
+        for x, k in ((a, i), (b, j))
+    ]
     if a.boxes.shape[1] != b.boxes.shape[1]:
         raise ContractError(f"{a.boxes.shape[1]} candidates {words}, {b.boxes.shape[1]} {other}.")
     better = b.scores[j] > b.scores[j].median().clamp(min=0)
     distance = torch.cdist(rows[1][better], rows[0], p=torch.inf).amin(1)
     if better.any() and not float(distance.max()) <= 1e-4:
-        raise ContractError(f"candidates {words} differ from those {other} by {float(distance.max()):.1e} of the picture.")
+        raise ContractError(
+            f"candidates {words} differ from those {other} by {float(distance.max()):.1e} of the picture."
+        )
 
 
 def _chosen(targets: Mapping[str, Any], places: Sequence[int]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ are as large as the network's input, so torchvision's resizing does nothing.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -162,7 +163,13 @@ def _targets(size: tuple[int, int], pictures: int) -> Targets:
     """Objects of many sizes; the second picture has fewer."""
     height, width = size
     share = torch.tensor(
-        [[0.05, 0.1, 0.45, 0.8], [0.5, 0.05, 0.95, 0.5], [0.3, 0.6, 0.42, 0.75], [0.6, 0.55, 0.9, 0.97], [0.1, 0.1, 0.3, 0.4]]
+        [
+            [0.05, 0.1, 0.45, 0.8],
+            [0.5, 0.05, 0.95, 0.5],
+            [0.3, 0.6, 0.42, 0.75],
+            [0.6, 0.55, 0.9, 0.97],
+            [0.1, 0.1, 0.3, 0.4],
+        ]
     )
     boxes = share.double() * torch.tensor([width, height, width, height])
     generator = torch.Generator().manual_seed(5)
@@ -300,11 +307,9 @@ def test_published_layout(name):
 def test_the_comparison_finds(name, change, value):
     ours, theirs = _pair(name)
     setattr(ours, change, value)
+    check = _compare_detections if change == "threshold" else partial(_compare_losses, training=False)
     with pytest.raises(AssertionError, match=r"differs by|expected"):
-        if change == "threshold":
-            _compare_detections(name, ours, theirs)
-        else:
-            _compare_losses(name, ours, theirs, training=False)
+        check(name, ours, theirs)
 
 
 @pytest.mark.parametrize("name", ["retinanet", "fcos", "ssd", "faster_rcnn"])
@@ -313,7 +318,9 @@ def test_a_published_file_gives_80_classes(name, tmp_path):
     pair = PAIRS[name]
     theirs = get_model(pair.entry, weights=None, weights_backbone=None, num_classes=91)
     state = theirs.state_dict()
-    named = [i for i, word in enumerate(get_model_weights(pair.entry).DEFAULT.meta["categories"]) if word[0] not in "_N"]
+    named = [
+        i for i, word in enumerate(get_model_weights(pair.entry).DEFAULT.meta["categories"]) if word[0] not in "_N"
+    ]
     assert len(named) == 80
     old = {key.replace("_blocks.0.0.", "_blocks.0."): tensor for key, tensor in state.items()}  # the first layout
     torch.save(old, tmp_path / f"{name}.pth")

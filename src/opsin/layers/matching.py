@@ -54,7 +54,9 @@ def match_default_boxes(boxes: Tensor, anchors: Tensor, threshold: float) -> Ten
     overlap = box_iou(boxes, anchors)  # (M, N)
     value, nearest = overlap.max(dim=0)
     found = torch.where(value < threshold, BACKGROUND, nearest)
-    for i, best in enumerate(overlap.argmax(dim=1).tolist()):  # in turn: with one index for two, torch promises no order
+    for i, best in enumerate(
+        overlap.argmax(dim=1).tolist()
+    ):  # in turn: with one index for two, torch promises no order
         found[best] = i
     return found
 

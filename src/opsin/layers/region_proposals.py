@@ -113,7 +113,11 @@ class RegionProposals(nn.Module):
         score = torch.cat(scores, dim=1)
         score, places = score.topk(min(after, score.shape[1]), dim=1)
         return Proposals(
-            torch.cat(objectness, 1), torch.cat(deltas, 1), torch.cat(anchors), taken(torch.cat(boxes, 1), places), score
+            torch.cat(objectness, 1),
+            torch.cat(deltas, 1),
+            torch.cat(anchors),
+            taken(torch.cat(boxes, 1), places),
+            score,
         )
 
     def draw(self, proposals: Proposals, boxes: Sequence[Tensor]) -> Drawn:
