@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from opsin.models import answer_of
+
 
 class Tiny(NamedTuple):
     """How a network is made small enough for a test of seconds."""
@@ -17,7 +19,7 @@ class Tiny(NamedTuple):
 
 
 SMALL = {"backbone": "resnet18", "backbone_kwargs": {"width": 16}}
-DENSE = {**SMALL, "channels": 32}
+DENSE = {**SMALL, "channels": 32, "candidates": 4000}  # all of them: which come last is up to rounding
 TWO_STAGES = {**DENSE, "hidden": 64, "octave": 6, "before": (200, 200), "after": (100, 60), "drawn": (9999, 9999)}
 DETR = {
     "dim": 32,
@@ -114,5 +116,7 @@ TINY: dict[str, Tiny] = {
     "retinanet": Tiny(DENSE, ((64, 64), (64, 96))),
     "retinanet_v2": Tiny(DENSE, ((64, 64), (64, 96))),
     "ssd": Tiny({"backbone_kwargs": {"width": 8}}, ((64, 64), (70, 96))),
-    "ssdlite": Tiny({"backbone_kwargs": {"width": 0.5}, "widths": (64, 32, 32, 32)}, ((96, 96), (70, 96))),
+    "ssdlite": Tiny({**SMALL, "widths": (32, 32, 32, 32)}, ((64, 64), (70, 96))),
 }
+
+CLASSIFIERS = tuple(name for name in TINY if answer_of(name) == "classified")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.tiny import TINY
+from tests.tiny import CLASSIFIERS, TINY
 from torch import Tensor, nn
 
 from opsin.bundle import Bundle
@@ -18,7 +18,7 @@ from opsin.explain import asking, checked, explain, explainers, sanity
 from opsin.explain.faithful import measure
 from opsin.explain.grad_cam import map_view
 from opsin.explain.question import Found, Question
-from opsin.models import ModelSpec, build, models
+from opsin.models import ModelSpec, build
 from opsin.models.builder import build_with
 from opsin.results.explanation import Explanation
 from opsin.run import Run
@@ -105,7 +105,7 @@ def same(a: Any, b: Any) -> bool:
     return a == b
 
 
-@pytest.mark.parametrize("name", [*models, *OTHERS])
+@pytest.mark.parametrize("name", [*CLASSIFIERS, *OTHERS])
 @pytest.mark.parametrize("method", explainers)
 def test_every_method_explains_every_network(name, method):
     bundle = bundle_of(name)

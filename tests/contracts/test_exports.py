@@ -13,7 +13,7 @@ import onnx
 import pytest
 import torch
 from PIL import Image
-from tests.tiny import TINY
+from tests.tiny import CLASSIFIERS, TINY
 
 from opsin import train
 from opsin.bundle import Bundle
@@ -77,7 +77,7 @@ def _by_default(name: str, channels: int) -> bool:
     ("name", "channels"),
     [
         pytest.param(name, channels, marks=() if _by_default(name, channels) else SLOW)
-        for name in models
+        for name in CLASSIFIERS
         for channels in (1, 3)
     ],
 )

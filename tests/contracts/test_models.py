@@ -8,15 +8,13 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from tests.tiny import TINY
+from tests.tiny import CLASSIFIERS, TINY
 from torch import Tensor, nn
 
 from opsin.errors import ConfigError, ShapeError, UnknownName
-from opsin.models import Classified, ModelSpec, answer_of, build, models, resolve
+from opsin.models import Classified, ModelSpec, build, models, resolve
 from opsin.seeding import torch_seeded
 from opsin.testing import ContractError, check_model
-
-CLASSIFIERS = [name for name in models if answer_of(name) == "classified"]
 
 MODULE = """
 import torch

@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from tests.tiny import TINY
+from tests.tiny import CLASSIFIERS, TINY
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from opsin.analyze.chain import evaluate
 from opsin.analyze.cost import build_hollow, cost
 from opsin.errors import ConfigError, ShapeError
-from opsin.models import ModelSpec, build, models
+from opsin.models import ModelSpec, build
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def _counted(network: nn.Module, shape: tuple[int, ...]) -> float:
     return counter.get_total_flops() / 2
 
 
-@pytest.mark.parametrize("name", models)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_every_network_equals_the_flop_counter(name):
     height, width = TINY[name].sizes[0]
     spec = ModelSpec(name, TINY[name].kwargs, 3, 7, (height, width))

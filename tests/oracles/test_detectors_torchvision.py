@@ -6,6 +6,7 @@ are as large as the network's input, so torchvision's resizing does nothing.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -306,11 +307,9 @@ def test_published_layout(name):
 def test_the_comparison_finds(name, change, value):
     ours, theirs = _pair(name)
     setattr(ours, change, value)
+    check = _compare_detections if change == "threshold" else partial(_compare_losses, training=False)
     with pytest.raises(AssertionError, match=r"differs by|expected"):
-        if change == "threshold":
-            _compare_detections(name, ours, theirs)
-        else:
-            _compare_losses(name, ours, theirs, training=False)
+        check(name, ours, theirs)
 
 
 @pytest.mark.parametrize("name", ["retinanet", "fcos", "ssd", "faster_rcnn"])

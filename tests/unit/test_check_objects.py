@@ -17,10 +17,10 @@ from opsin.analyze.check import CheckOptions, Findings, check
 from opsin.analyze.check.page import page_html
 from opsin.analyze.check.table import render
 from opsin.analyze.inspect import inspect_data
-from opsin.data.target_sheet import draw_objects, target_sheet
 from opsin.data.dataset import Dataset, HeadSpec
 from opsin.data.objects import ObjectColumn, Objects
 from opsin.data.sources import ArraySource
+from opsin.data.target_sheet import draw_objects, target_sheet
 from opsin.data.targets import PointSpec
 from opsin.errors import ShapeError
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.tiny import TINY
+from tests.tiny import CLASSIFIERS, TINY
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -20,7 +20,7 @@ from opsin.engine.checkpoint import Store
 from opsin.engine.events import Event, StageStarted, StepDone
 from opsin.errors import ConfigError, UnknownName
 from opsin.layers import lora
-from opsin.models import ModelSpec, build, models
+from opsin.models import ModelSpec, build
 from opsin.models.blocks import HEAD, blocks_of, choose
 from opsin.models.fitted.probes import PROBES, fit_labels, fit_logistic, probe
 from opsin.models.weights import save_safetensors
@@ -84,7 +84,7 @@ def state(bundle: Bundle) -> dict[str, torch.Tensor]:
 # Blocks ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", models)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_every_parameter_is_in_exactly_one_block(name):
     tiny = TINY[name]
     model = build(ModelSpec(name, tiny.kwargs, 3, 5, tiny.sizes[0]), check=False)

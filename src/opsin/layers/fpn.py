@@ -81,7 +81,7 @@ def with_norm(model: nn.Module, norm: Norm, eps: float | None = None) -> nn.Modu
     if norm == "batch":
         return model
     if isinstance(model, nn.BatchNorm2d):
-        frozen = FrozenBatchNorm2d(model.num_features, model.eps if eps is None else eps)
+        frozen: nn.Module = FrozenBatchNorm2d(model.num_features, model.eps if eps is None else eps)
         state = model.state_dict()
         frozen.load_state_dict({name: state[name] for name in frozen.state_dict()})
         return frozen

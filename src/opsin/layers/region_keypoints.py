@@ -100,7 +100,8 @@ def _points_of(maps: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
     if torch.compiler.is_exporting():
         largest = (size[1], size[0])
     else:
-        largest = tuple(int(side) for side in pixels.flatten(0, 1).amax(0))
+        width, height = pixels.flatten(0, 1).amax(0).tolist()
+        largest = (int(width), int(height))
     maps = maps.to(boxes.dtype)
     across, down = (_enlarging(pixels[..., i], largest[i], maps.shape[-1]) for i in range(2))  # (B, N, pixels, S)
     large = down[:, :, None] @ maps @ across[:, :, None].transpose(-1, -2)  # (B, N, P, H, W)

@@ -178,10 +178,11 @@ def region_candidates(
         Boxes (B, M, 4), scores and labels (B, M).
     """
     dtype, regions = proposals.boxes.dtype, proposals.boxes.shape[1]
-    chances = logits.to(dtype).softmax(1)[:, 1:].unflatten(0, (-1, regions))  # (B, P, K)
+    chances = logits.to(dtype).softmax(1)[:, 1:]
+    chances = chances.reshape(-1, regions, chances.shape[1])  # (B, P, K)
     chances = torch.where(proposals.scores[..., None] >= 0, chances, 0)
     classes = chances.shape[2]
     scores, places, labels = best_scores(chances, count, threshold)
-    own = taken(deltas[:, 1:].unflatten(0, (-1, regions)).flatten(1, 2), places * classes + labels)
+    own = taken(deltas[:, 1:].reshape(-1, regions * classes, 4), places * classes + labels)
     boxes = clipped(decode_deltas(own, taken(proposals.boxes, places), WEIGHTS), size)
     return boxes, without_small(scores, boxes, SMALLEST), labels

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from opsin.errors import ConfigError, OpsinError, ShapeError, nearest
-from opsin.models import Classified, ModelSpec, answer_of, models
+from opsin.models import Classified, Feature, ModelSpec, answer_of, models
 from opsin.seeding import torch_generator
 
 Builder = Callable[..., nn.Module]
@@ -84,7 +84,7 @@ def build_backbone(
     in_channels: int,
     image_size: tuple[int, int],
     strides: Sequence[int],
-) -> tuple[nn.Module, list[int]]:
+) -> tuple[nn.Module, list[int], list[Feature]]:
     """Build a classification network for its feature pyramid: the layers behind the levels that are used are taken away.
 
     Args:
@@ -95,8 +95,8 @@ def build_backbone(
         strides: wanted; those that the network does not have are left out.
 
     Returns:
-        A module with `forward_pyramid` and `feature_info`, and the positions of the levels used, finest first: of those
-        with one stride the last.
+        A module with `forward_pyramid`; the positions of the levels used, finest first, of those with one stride the last;
+        their channels and strides.
 
     Raises:
         ConfigError: if it has no pyramid, or no level with one of the strides.
@@ -111,12 +111,13 @@ def build_backbone(
         raise ConfigError(
             f"backbone = '{name}' has no feature pyramid. Those that do: {', '.join(fitting)}, timm/NAME."
         )
-    last = {int(stride): i for i, (_, stride) in enumerate(net.feature_info)}  # type: ignore[arg-type]
+    info = [Feature(*level) for level in net.feature_info]  # type: ignore[union-attr]
+    last = {level.stride: i for i, level in enumerate(info)}
     levels = [last[stride] for stride in strides if stride in last]
     if not levels:
         raise ConfigError(f"backbone = '{name}' has strides {sorted(last)}; expected one of {sorted(strides)}.")
     _without_head(net, levels, in_channels, image_size)
-    return net, levels
+    return net, levels, [info[level] for level in levels]
 
 
 def _without_head(net: nn.Module, levels: Sequence[int], in_channels: int, image_size: tuple[int, int]) -> None:

@@ -15,10 +15,10 @@ from PIL import Image
 
 from opsin.analyze.check.facts import in_eight_bits
 from opsin.analyze.check.findings import Finding, Findings
-from opsin.data.target_sheet import draw_objects
 from opsin.data.objects import Objects
 from opsin.data.resize import resize
 from opsin.data.spec import spec_of
+from opsin.data.target_sheet import draw_objects
 from opsin.errors import DataError
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from opsin.errors import ConfigError
 from opsin.layers.fpn import Norm, PyramidBackbone, with_norm
 from opsin.layers.region_proposals import Drawn, Proposals, RegionProposals, proposal_losses
 from opsin.layers.regions import (
@@ -104,10 +105,14 @@ class FasterRCNN(Detector):
         return Raw(logits, deltas, proposals, anchors, regions)
 
     def losses(self, raw: Raw, targets: Targets) -> dict[str, Part]:
-        """`objectness`, `proposals`, `classes` and `boxes`; `raw` has drawn what is compared with the targets."""
+        """`objectness`, `proposals`, `classes` and `boxes`; `raw` has drawn what is compared with the targets.
+
+        Raises:
+            ConfigError: if `raw` had no targets.
+        """
         del targets
-        assert raw.anchors is not None
-        assert raw.regions is not None
+        if raw.anchors is None or raw.regions is None:
+            raise ConfigError("losses need what raw(images, targets) draws; raw was called without targets.")
         return {**proposal_losses(raw.anchors), **region_losses(raw.logits, raw.deltas, raw.regions)}
 
     def decode(self, raw: Raw, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,9 +142,8 @@ def _build(
     threshold: float,
     second: bool,
 ) -> FasterRCNN:
-    body, levels = build_backbone(backbone, backbone_kwargs or {}, in_channels, image_size, (4, 8, 16, 32))
-    info = [body.feature_info[level] for level in levels]  # type: ignore[index]
-    widths, strides = [one[0] for one in info], [one[1] for one in info]
+    body, levels, info = build_backbone(backbone, backbone_kwargs or {}, in_channels, image_size, (4, 8, 16, 32))
+    widths, strides = [one.channels for one in info], [one.stride for one in info]
     pyramid = PyramidBackbone(with_norm(body, norm, norm_eps), levels, widths, strides, channels, "pool", norm=second)
     rpn = RegionProposals(channels, pyramid.strides, octave, 2 if second else 1, before, after, drawn[0])
     head = ConvolutionHead(channels, hidden) if second else DenseHead(channels, hidden)

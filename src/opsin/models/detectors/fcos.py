@@ -62,7 +62,7 @@ class Tower(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for _ in range(4):
-            groups = nn.GroupNorm(math.gcd(32, channels), channels)
+            groups = nn.GroupNorm(math.gcd(32, channels // 4), channels)
             layers += [nn.Conv2d(channels, channels, 3, padding=1), groups, nn.ReLU()]
         self.conv = nn.Sequential(*layers)
         self.names = tuple(outputs)
@@ -210,9 +210,13 @@ def fcos(
         candidates: kept per level and picture.
         threshold: least score of a candidate.
     """
-    body, levels = build_backbone(backbone, backbone_kwargs or {}, in_channels, image_size, (8, 16, 32))
-    info = [body.feature_info[level] for level in levels]  # type: ignore[index]
+    body, levels, info = build_backbone(backbone, backbone_kwargs or {}, in_channels, image_size, (8, 16, 32))
     pyramid = PyramidBackbone(
-        with_norm(body, norm, norm_eps), levels, [one[0] for one in info], [one[1] for one in info], channels, "p5"
+        with_norm(body, norm, norm_eps),
+        levels,
+        [one.channels for one in info],
+        [one.stride for one in info],
+        channels,
+        "p5",
     )
     return FCOS(pyramid, channels, num_classes, radius, candidates, threshold)

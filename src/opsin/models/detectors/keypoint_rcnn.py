@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from opsin.errors import ShapeError
+from opsin.errors import ConfigError, ShapeError
 from opsin.layers.candidates import kept_by_nms, taken
 from opsin.layers.fpn import Norm, PyramidBackbone, with_norm
 from opsin.layers.region_keypoints import POOLED as POINT_CELLS
@@ -127,7 +127,8 @@ class KeypointRCNN(Detector):
             return Raw(logits, deltas, proposals, maps, None, anchors, regions)
         logits, deltas = self._boxes(features, as_rois(proposals.boxes))
         found = self._merged(*region_candidates(logits, deltas, proposals, size, self.candidates, self.threshold))
-        maps = self._maps(features, as_rois(found.boxes)).unflatten(0, (-1, found.boxes.shape[1]))
+        maps = self._maps(features, as_rois(found.boxes))
+        maps = maps.reshape(-1, found.boxes.shape[1], *maps.shape[1:])
         return Raw(logits, deltas, proposals, maps, found)
 
     def _boxes(self, features: list[Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,10 +151,11 @@ class KeypointRCNN(Detector):
         """`objectness`, `proposals`, `classes`, `boxes` and `points`.
 
         Raises:
+            ConfigError: if `raw` had no targets.
             ShapeError: if the targets have no points.
         """
-        assert raw.anchors is not None
-        assert raw.regions is not None
+        if raw.anchors is None or raw.regions is None:
+            raise ConfigError("losses need what raw(images, targets) draws; raw was called without targets.")
         if targets.points is None:
             raise ShapeError("keypoint_rcnn learns from points (M, P, 3) of every object; the targets have none.")
         own = raw.regions.labels > 0
@@ -168,17 +170,21 @@ class KeypointRCNN(Detector):
     def decode(self, raw: Raw, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """The detections."""
         del size
-        assert raw.found is not None
-        return raw.found
+        return _found(raw)
 
     def decode_points(self, raw: Raw, size: tuple[int, int]) -> Tensor:
         """The points of the detections, (B, D, P, 3)."""
-        assert raw.found is not None
-        return points_of(raw.maps, raw.found.boxes, size)
+        return points_of(raw.maps, _found(raw).boxes, size)
 
     def adapt_state(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str | None]:
         """Tensors of a file of torchvision's with the classes and names here."""
         return adapted(state, self.state_dict(), CLASSIFIERS, self.num_classes, background=True)
+
+
+def _found(raw: Raw) -> Found:
+    if raw.found is None:
+        raise ConfigError("With targets given there are no detections; call raw(images) to decode.")
+    return raw.found
 
 
 def keypoint_rcnn(
@@ -223,9 +229,8 @@ def keypoint_rcnn(
         detections: kept per picture after it.
         threshold: least score of a candidate.
     """
-    body, levels = build_backbone(backbone, backbone_kwargs or {}, in_channels, image_size, (4, 8, 16, 32))
-    info = [body.feature_info[level] for level in levels]  # type: ignore[index]
-    in_widths, strides = [one[0] for one in info], [one[1] for one in info]
+    body, levels, info = build_backbone(backbone, backbone_kwargs or {}, in_channels, image_size, (4, 8, 16, 32))
+    in_widths, strides = [one.channels for one in info], [one.stride for one in info]
     pyramid = PyramidBackbone(with_norm(body, norm, norm_eps), levels, in_widths, strides, channels, "pool")
     rpn = RegionProposals(channels, pyramid.strides, octave, 1, before, after, drawn[0])
     return KeypointRCNN(

@@ -66,7 +66,7 @@ class Tower(nn.Module):
         super().__init__()
 
         def norm(width: int) -> nn.Module:
-            return nn.GroupNorm(math.gcd(32, width), width)
+            return nn.GroupNorm(math.gcd(32, width // 4), width)
 
         self.conv = nn.Sequential(
             *(Conv2dNormActivation(channels, channels, norm_layer=norm if groups else None) for _ in range(4))
@@ -161,7 +161,8 @@ class RetinaNet(Detector):
 
     def _box_loss(self, deltas: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
         if self.giou:
-            return generalized_box_iou_loss(decode_deltas(deltas, anchors), boxes, reduction="sum")
+            loss: Tensor = generalized_box_iou_loss(decode_deltas(deltas, anchors), boxes, reduction="sum")
+            return loss
         return F.l1_loss(deltas, encode_deltas(boxes, anchors), reduction="sum")
 
     def decode(self, raw: Raw, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -194,11 +195,15 @@ def _build(
     threshold: float,
     second: bool,
 ) -> RetinaNet:
-    body, levels = build_backbone(backbone, backbone_kwargs or {}, in_channels, image_size, (8, 16, 32))
-    info = [body.feature_info[level] for level in levels]  # type: ignore[index]
+    body, levels, info = build_backbone(backbone, backbone_kwargs or {}, in_channels, image_size, (8, 16, 32))
     top: Top = "c5" if second else "p5"
     pyramid = PyramidBackbone(
-        with_norm(body, norm, norm_eps), levels, [one[0] for one in info], [one[1] for one in info], channels, top
+        with_norm(body, norm, norm_eps),
+        levels,
+        [one.channels for one in info],
+        [one.stride for one in info],
+        channels,
+        top,
     )
     return RetinaNet(pyramid, channels, num_classes, octave, second, second, candidates, threshold)
 

@@ -76,7 +76,7 @@ class VGGTrunk(nn.Module):
             stride, padding = (2, 1) if i < 2 else (1, int(padded))
             self.extra.append(_block(before, inside, after, stride, padding))
         _initialize(dense)
-        _initialize(self.extra[1:])  # type: ignore[arg-type]
+        _initialize(self.extra[1:])
         self.channels = [c, 2 * c, c, c // 2, c // 2, c // 2]
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -186,12 +186,12 @@ def ssd(
         candidates: kept per class and picture.
         threshold: least score of a candidate.
     """
-    body, levels = build_backbone(backbone, backbone_kwargs or {}, in_channels, image_size, (8, 16, 32))
+    body, levels, info = build_backbone(backbone, backbone_kwargs or {}, in_channels, image_size, (8, 16, 32))
     body = with_norm(body, norm, norm_eps)
     if isinstance(body, VGG):
         trunk = VGGTrunk(body, image_size)
         return SSD(trunk, trunk.channels, num_classes, STEPS, candidates, threshold)
-    channels = [body.feature_info[level][0] for level in levels]  # type: ignore[index]
+    channels = [level.channels for level in info]
     extra = []
     while len(channels) < MAPS:
         after = min(512, channels[-1])

@@ -71,8 +71,8 @@ class MobileTrunk(nn.Module):
             cut -= 1
         block = layers[cut].block
         self.features = nn.Sequential(
-            nn.Sequential(*layers[:cut], block[0]),  # type: ignore[index]
-            nn.Sequential(block[1:], *layers[cut + 1 :]),  # type: ignore[index]
+            nn.Sequential(*layers[:cut], block[0]),  # type: ignore[index, arg-type]
+            nn.Sequential(block[1:], *layers[cut + 1 :]),  # type: ignore[index, arg-type]
         )
         self.extra = nn.ModuleList()
         expansion, last = block[0][0], net.features[-1][0]  # type: ignore[index]
@@ -197,13 +197,14 @@ def ssdlite(
             if isinstance(layer, nn.BatchNorm2d):
                 layer.momentum = MOMENTUM
         with_norm(net, norm, norm_eps)
-        trunk: MobileTrunk | ExtendedBackbone = MobileTrunk(net)
-        channels = list(trunk.channels)
+        mobile = MobileTrunk(net)
+        trunk: MobileTrunk | ExtendedBackbone = mobile
+        channels = list(mobile.channels)
     else:
-        body, levels = build_backbone(backbone, given, in_channels, image_size, (16, 32))
+        body, levels, info = build_backbone(backbone, given, in_channels, image_size, (16, 32))
         trunk = ExtendedBackbone(with_norm(body, norm, norm_eps), levels, [])
-        channels = [body.feature_info[level][0] for level in levels]  # type: ignore[index]
-    for after in (*widths, *widths[-1:] * MAPS)[: MAPS - len(channels)]:
+        channels = [level.channels for level in info]
+    for after in (*widths, *(widths[-1],) * MAPS)[: MAPS - len(channels)]:
         trunk.extra.append(_block(channels[-1], after))
         channels.append(after)
     _initialize(trunk.extra)
