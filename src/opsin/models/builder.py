@@ -83,7 +83,7 @@ def build_backbone(
     kwargs: Mapping[str, Any],
     in_channels: int,
     image_size: tuple[int, int],
-    strides: Sequence[int],
+    strides: Sequence[int] | None,
 ) -> tuple[nn.Module, list[int], list[Feature]]:
     """Build a classification network for its feature pyramid: the layers behind the levels that are used are taken away.
 
@@ -92,7 +92,7 @@ def build_backbone(
         kwargs: its builder's own keyword arguments.
         in_channels: C of the pictures.
         image_size: (H, W) of the pictures.
-        strides: wanted; those that the network does not have are left out.
+        strides: wanted; those that the network does not have are left out. None is the coarsest alone.
 
     Returns:
         A module with `forward_pyramid`; the positions of the levels used, finest first, of those with one stride the last;
@@ -113,6 +113,7 @@ def build_backbone(
         )
     info = [Feature(*level) for level in net.feature_info]  # type: ignore[union-attr]
     last = {level.stride: i for i, level in enumerate(info)}
+    strides = (info[-1].stride,) if strides is None else strides
     levels = [last[stride] for stride in strides if stride in last]
     if not levels:
         raise ConfigError(f"backbone = '{name}' has strides {sorted(last)}; expected one of {sorted(strides)}.")

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from opsin.errors import ConfigError
-from opsin.models import ModelSpec
-from opsin.models.builder import build_model, evaluating
+from opsin.models.builder import build_backbone
 
 
 class Trunk(nn.Module):
@@ -36,36 +34,13 @@ class Trunk(nn.Module):
         strides: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        net = build_model(ModelSpec(name, dict(kwargs or {}), in_channels, 1, image_size), check=False)
-        info = getattr(net, "feature_info", None)
-        if not info or not callable(getattr(net, "forward_pyramid", None)):
-            raise ConfigError(f"backbone = '{name}' has no forward_pyramid; take one that lists its features.")
-        at = {stride: level for level, (_, stride) in enumerate(info)}
-        self.strides = tuple(strides) if strides is not None else (info[-1].stride,)
-        if missing := [stride for stride in self.strides if stride not in at]:
-            raise ConfigError(
-                f"backbone = '{name}' has features at strides {', '.join(map(str, at))}; stride {missing[0]} is missing."
-            )
-        self.levels = tuple(at[stride] for stride in self.strides)
-        self.channels = tuple(int(info[level].channels) for level in self.levels)
-        self.net = net
-        _leave_out_unused(net, torch.zeros(1, in_channels, *image_size))
+        self.net, levels, info = build_backbone(name, kwargs or {}, in_channels, image_size, strides)
+        self.levels, self.strides = tuple(levels), tuple(level.stride for level in info)
+        self.channels = tuple(level.channels for level in info)
+        if strides is not None and self.strides != tuple(strides):
+            raise ConfigError(f"backbone = '{name}' has features at strides {self.strides}; it needs {tuple(strides)}.")
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """The wanted levels of pictures (B, C, H, W), finest first: (B, channels, H / stride, W / stride) each."""
         features: list[Tensor] = self.net.forward_pyramid(images)  # type: ignore[operator]
         return [features[level] for level in self.levels]
-
-
-def _leave_out_unused(net: nn.Module, images: Tensor) -> None:
-    """Take out the modules with weights that `forward_pyramid` does not call, above all the classifier."""
-    called: set[nn.Module] = set()
-    handles = [module.register_forward_pre_hook(lambda module, _: called.add(module)) for module in net.modules()]
-    with evaluating(net), torch.no_grad():
-        net.forward_pyramid(images)  # type: ignore[operator]
-    for handle in handles:
-        handle.remove()
-    for parent in list(net.modules()):
-        for name, child in list(parent.named_children()):
-            if next(child.parameters(), None) is not None and not any(module in called for module in child.modules()):
-                setattr(parent, name, nn.Identity())

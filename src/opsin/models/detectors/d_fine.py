@@ -581,10 +581,10 @@ def d_fine_l(
         raise ConfigError(f"eval_layers = {eval_layers}; expected 1 to {decoder_layers}, the layers of the decoder.")
     if bins < 4 or bins % 2:
         raise ConfigError(f"bins = {bins}; expected an even number from 4 on, so that one bin lies in the middle.")
-    net, levels = build_backbone(backbone, backbone_kwargs or {}, in_channels, image_size, strides)
+    net, levels, info = build_backbone(backbone, backbone_kwargs or {}, in_channels, image_size, strides)
     if norm == "frozen":
         freeze_norms(net)
-    channels = [net.feature_info[level].channels for level in levels]  # type: ignore[index, union-attr]
+    channels = [level.channels for level in info]
     if len(points) != len(levels):
         raise ConfigError(
             f"points = {list(points)}: expected one number for each of the {len(levels)} levels of {backbone}."

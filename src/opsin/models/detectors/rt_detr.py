@@ -398,10 +398,10 @@ def rt_detrv2_r50(
         raise ConfigError(f"norm = '{norm}'; expected 'batch' or 'frozen'.")
     if eval_layers is not None and not 1 <= eval_layers <= decoder_layers:
         raise ConfigError(f"eval_layers = {eval_layers}; expected 1 to {decoder_layers}, the layers of the decoder.")
-    net, levels = build_backbone(backbone, backbone_kwargs or {}, in_channels, image_size, (8, 16, 32))
+    net, levels, info = build_backbone(backbone, backbone_kwargs or {}, in_channels, image_size, (8, 16, 32))
     if norm == "frozen":
         freeze_norms(net)
-    channels = [net.feature_info[level].channels for level in levels]  # type: ignore[index, union-attr]
+    channels = [level.channels for level in info]
     if len(points) != len(levels):
         raise ConfigError(
             f"points = {list(points)}: expected one number for each of the {len(levels)} levels of {backbone}."

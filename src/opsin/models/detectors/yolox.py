@@ -29,9 +29,8 @@ from torch.nn import functional as F
 from torchvision.ops import complete_box_iou_loss, generalized_box_iou_loss
 
 from opsin.errors import ConfigError
-from opsin.models import ModelSpec
-from opsin.models.builder import build_model, evaluating
 from opsin.models.detectors import Detector, Targets
+from opsin.models.trunk import Trunk
 from opsin.task import Part
 
 NAMES = ("yolox_pico", "yolox_nano", "yolox_tiny", "yolox_s", "yolox_m", "yolox_l", "yolox_x")
@@ -197,48 +196,6 @@ class CSPDarknet(nn.Module):
         return features
 
 
-class OtherTrunk(nn.Module):
-    """Features at strides 8, 16 and 32 of a network with `forward_pyramid`; its layers that these do not need are taken out.
-
-    Raises:
-        ConfigError: if the network has no pyramid or lacks one of the strides.
-    """
-
-    def __init__(self, name: str, kwargs: Mapping[str, Any], in_channels: int, image_size: tuple[int, int]) -> None:
-        super().__init__()
-        net = build_model(ModelSpec(name, kwargs, in_channels, 1, image_size), check=False)
-        info = getattr(net, "feature_info", None)
-        if info is None or not callable(getattr(net, "forward_pyramid", None)):
-            raise ConfigError(f"backbone = '{name}' has no forward_pyramid; take one that lists its features.")
-        at = {stride: (level, channels) for level, (channels, stride) in enumerate(info)}
-        if missing := [stride for stride in STRIDES if stride not in at]:
-            raise ConfigError(
-                f"backbone = '{name}' has features at strides {', '.join(map(str, at))}; stride {missing[0]} is missing."
-            )
-        self.net = net
-        self.levels = tuple(at[stride][0] for stride in STRIDES)
-        self.channels = tuple(at[stride][1] for stride in STRIDES)
-        _leave_out_unused(net, torch.zeros(1, in_channels, *image_size))
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        features: list[Tensor] = self.net.forward_pyramid(images)  # type: ignore[operator]
-        return [features[level] for level in self.levels]
-
-
-def _leave_out_unused(net: nn.Module, images: Tensor) -> None:
-    """Take out the modules with weights that `forward_pyramid` does not call, above all the classifier."""
-    called: set[nn.Module] = set()
-    handles = [module.register_forward_pre_hook(lambda module, _: called.add(module)) for module in net.modules()]
-    with evaluating(net), torch.no_grad():
-        net.forward_pyramid(images)  # type: ignore[operator]
-    for handle in handles:
-        handle.remove()
-    for parent in list(net.modules()):
-        for name, child in list(parent.named_children()):
-            if not any(module in called for module in child.modules()) and any(True for _ in child.parameters()):
-                setattr(parent, name, nn.Identity())
-
-
 class PathAggregation(nn.Module):
     """The neck: coarse features are brought to the finer levels, then fine ones to the coarser levels.
 
@@ -250,7 +207,7 @@ class PathAggregation(nn.Module):
 
     def __init__(
         self,
-        backbone: CSPDarknet | OtherTrunk,
+        backbone: CSPDarknet | Trunk,
         width: float,
         depth: float,
         depthwise: bool,
@@ -625,7 +582,7 @@ class YOLOX(Detector):
         trunk = (
             CSPDarknet(in_channels, width, depth, depthwise, activation)
             if backbone is None
-            else OtherTrunk(backbone, backbone_kwargs or {}, in_channels, image_size)
+            else Trunk(backbone, backbone_kwargs, in_channels, image_size, STRIDES)
         )
         self.backbone = PathAggregation(trunk, width, depth, depthwise, activation, levels)
         sides = 4 * reg_max if reg_max else 4
