@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -378,13 +379,19 @@ def overrides(words: Iterable[str]) -> Layer:
     return Layer("command line", values)
 
 
+_SHORT_DECIMAL = re.compile(r"[+-]?(\d+\.|\.\d+)(e[+-]?\d+)?")
+"""Decimals without a digit on one side, which JSON does not take."""
+
+
 def parse_value(text: str) -> Any:
-    """Read a value typed by a person: JSON, `true/false/none`, or the text itself."""
+    """Read a value typed by a person: JSON, `.5`, `true/false/none`, or the text itself."""
     low = text.strip().lower()
     if low in ("none", "null"):
         return None if low == "null" else "none"
     if low in ("true", "false"):
         return low == "true"
+    if _SHORT_DECIMAL.fullmatch(low):
+        return float(low)
     try:
         return json.loads(text)
     except json.JSONDecodeError:

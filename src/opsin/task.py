@@ -25,7 +25,7 @@ from opsin.errors import ConfigError
 from opsin.recipe import Settings
 from opsin.registry import Registry
 from opsin.results.rows import Rows
-from opsin.results.section import Note, Section
+from opsin.results.section import Mark, Note, Section
 from opsin.seeding import Keys
 
 tasks = Registry("task", "opsin.tasks")
@@ -196,6 +196,8 @@ class Task(abc.ABC, Generic[S]):
     settings_type: ClassVar[type[TaskSettings]] = TaskSettings
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """The weakest layer of a run's settings, by section, where the general defaults do not suit the task."""
+    explained_by: ClassVar[str] = "grad-cam"
+    """The method of `opsin.explain` unless another is named."""
     spec: ImageSpec | None = None  # what pictures are turned into, for tasks on pictures
 
     def __init__(self, settings: S) -> None:
@@ -384,6 +386,15 @@ class Task(abc.ABC, Generic[S]):
     def sections(self, rows: Rows) -> list[Section]:
         """Tables, matrices, curves and galleries for the report."""
         del rows
+        return []
+
+    def marks(self, row: Mapping[str, Any]) -> list[Mark]:
+        """What is drawn over the picture of a row in galleries: what was found, and what is there.
+
+        Args:
+            row: one row of the table, by column.
+        """
+        del row
         return []
 
     def warnings(

@@ -484,6 +484,15 @@ def test_timing_leaves_no_trace_and_counts_validation(monkeypatch: pytest.Monkey
     assert all(torch.equal(t, other.state_dict()[n]) for n, t in model.state_dict().items())
 
 
+def test_an_epoch_shorter_than_the_warm_up_is_timed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, model, *_ = make("heads")
+    clock = iter(np.arange(0.0, 1000.0, 0.5))
+    monkeypatch.setattr(capacity, "_clock", lambda device: float(next(clock)))
+    timing = steps_for_minutes(_loop(task, model, []), 1.0, warmup=3)  # an epoch is 3 steps
+    assert timing.step_seconds == 0.5
+    assert timing.epochs == 40
+
+
 def test_epochs_for_minutes_without_a_loop() -> None:
     task, model, _, x, targets = make("heads")
     before = {n: t.clone() for n, t in model.state_dict().items()}

@@ -324,7 +324,7 @@ def test_size_is_bounded(tmp_path: Path) -> None:
     heads = [head(tuple(f"class {i} {'x' * 200}" for i in range(50)), name=f"head{k}") for k in range(6)]
     noise = np.random.default_rng(0)
     inputs = inputs_of(
-        tmp_path, *heads, picture=lambda name: Image.fromarray(noise.integers(0, 256, (400, 300, 3), dtype=np.uint8))
+        tmp_path, *heads, picture=lambda one: Image.fromarray(noise.integers(0, 256, (400, 300, 3), dtype=np.uint8))
     )
     text = drawn(inputs)
     parsed(text)

@@ -52,7 +52,8 @@ def _inspected(found: dict[str, Any], path: str) -> Any:
     lines += [_objects_line(facts) for facts in found["objects"].values()]
     parts: list[Any] = [Text("\n".join(lines))]
     for head, counts in found["classes"].items():
-        table = Table(title=f"{head}: {len(counts)} classes", title_justify="left")
+        parts.append(Text(f"{head}: {len(counts)} classes"))
+        table = Table()
         table.add_column("class")
         names = list(next(iter(counts.values()), {}))
         for name in names:

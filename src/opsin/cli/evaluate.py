@@ -58,7 +58,9 @@ def _table(found: dict[str, Any]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    title = f"{found['run']}, {found['split']} part, {found['samples']} pictures"
+    from opsin.metrics.warnings import part_words
+
+    title = f"{found['run']}, {part_words(found['split'])}, {found['samples']} pictures"
     table = Table(title=title, title_justify="left")
     for name in ("metric", "value", "95 % interval", "train"):
         table.add_column(name, justify="left" if name == "metric" else "right")

@@ -18,7 +18,9 @@ SHOWN = 20
 def command(
     run: Annotated[str, typer.Argument(help="A run, a bundle, fetched weights, or last.")],
     images: Annotated[list[str], typer.Argument(help="Pictures, folders or archives.")],
-    method: Annotated[str, typer.Option(help="Name of the method.")] = "grad-cam",
+    method: Annotated[
+        str | None, typer.Option(help="Name of the method; by default grad-cam, for detectors occlusion.")
+    ] = None,
     class_name: Annotated[
         str | None, typer.Option("--class", help="Whose score is explained; by default the class that is said.")
     ] = None,

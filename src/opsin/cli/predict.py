@@ -72,6 +72,8 @@ def command(
     from opsin.run.tiling import Tiling
 
     bundle = load(run)
+    if top is not None and bundle.task.model_facts.get("answer", "classified") != "classified":
+        raise ConfigError(f"--top is for classifiers; the task of this model is {bundle.task_name}.")
     found = predict_files(
         bundle,
         inputs,
@@ -150,7 +152,7 @@ def _table(found: Any, top: int | None = None) -> Any:
             best = result.top(top)
             cells |= {"class": "\n".join(n for n, _ in best), "score": "\n".join(f"{s:.6f}" for _, s in best)}
         table.add_row(name, *(str(cells[key]) for key in shown))
-    parts: list[Any] = [table]
+    parts: list[Any] = [table] if found.results else []
     if len(found.results) > SHOWN:
         parts.append(Text(f"... and {len(found.results) - SHOWN} more"))
     if found.review:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import copy
 import gc
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from typing import Any, NamedTuple
 
 import torch
@@ -214,7 +215,7 @@ def steps_for_minutes(loop: Loop, minutes: float, *, warmup: int = 3, seconds: f
 
 def _timed_steps(loop: Loop, warmup: int, seconds: float) -> float:
     loop.model.train()
-    batches = iter(loop.loader.epoch(loop.state.epoch))
+    batches = _batches(loop)
     started, last = _clock(loop.device), 0.0
     done = -warmup
     for batch in batches:
@@ -226,11 +227,14 @@ def _timed_steps(loop: Loop, warmup: int, seconds: float) -> float:
             last = (_clock(loop.device) - started) / done
         if loop.processes.any(done >= 5 and (last * done > seconds or done >= 200), loop.device):
             break
-    if hasattr(batches, "close"):
-        batches.close()
-    if done > 0:
-        return last
-    return (_clock(loop.device) - started) / max(done + warmup, 1)  # an epoch shorter than the warm-up
+    batches.close()
+    return last
+
+
+def _batches(loop: Loop) -> Generator[Batch, None, None]:
+    """Batches of one epoch after the other: an epoch may be shorter than the warm-up."""
+    for epoch in count(loop.state.epoch):
+        yield from loop.loader.epoch(epoch)
 
 
 def _clock(device: torch.device) -> float:

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 explainers = Registry("explainer", "opsin.explain")
 
-DEFAULT = "grad-cam"
-
 
 class Asked(NamedTuple):
     """A question about one picture, with what leads its answer back to it."""
@@ -42,7 +40,7 @@ class Asked(NamedTuple):
 
 
 def explain(
-    bundle: Bundle, images: Any, method: str = DEFAULT, *, class_name: str | None = None, head: str | None = None,
+    bundle: Bundle, images: Any, method: str | None = None, *, class_name: str | None = None, head: str | None = None,
     batch_size: int = 32, **options: Any,
 ) -> Any:  # fmt: skip
     """Explain what a model says of one picture or of several.
@@ -50,7 +48,7 @@ def explain(
     Args:
         bundle: the model; it is left as it was.
         images: as for `Bundle.predict`.
-        method: name of a method, e.g. "grad-cam", "integrated-gradients", "occlusion".
+        method: name of a method, e.g. "grad-cam", "integrated-gradients", "occlusion"; by default the task's own.
         class_name: whose score is explained; by default the class that the model says.
         head: which question, when the model answers several; by default the first.
         batch_size: pictures per pass, where a method needs many.
@@ -70,6 +68,7 @@ def explain(
     from opsin.task import Sample
 
     single = isinstance(images, str | Path | Image.Image | np.ndarray | Tensor | Sample)
+    method = method or bundle.task.explained_by
     call = checked(method, options)
     found = []
     for number, image in enumerate([images] if single else images):
@@ -189,4 +188,4 @@ def explanation(asked: Asked, method: str, found: Found) -> Explanation:
     )
 
 
-__all__ = ["DEFAULT", "Asked", "asking", "checked", "explain", "explainers", "explanation"]
+__all__ = ["Asked", "asking", "checked", "explain", "explainers", "explanation"]

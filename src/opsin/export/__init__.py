@@ -135,6 +135,11 @@ def export(
     from opsin.export import parity
 
     started, target, out = time.monotonic(), targets.get(to), Path(out)
+    if bundle.spec.answer != "classified":
+        raise ConfigError(
+            f"Classifiers can be exported; the task of this model is {bundle.task_name}, whose boxes and points no export holds yet. "
+            "The bundle itself runs with opsin predict, and with opsin.load(...).predict in Python."
+        )
     _check_place(out, overwrite)
     tolerance = parity.TOLERANCE if tolerance is None else tolerance
     if not tolerance > 0:

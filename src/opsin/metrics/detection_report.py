@@ -36,7 +36,7 @@ from opsin.metrics.keypoints import (
     normalizers,
     oks_metrics,
 )
-from opsin.metrics.warnings import MetricsContext, not_held_out, train_better_than_test
+from opsin.metrics.warnings import MetricsContext, not_held_out, part_words, sentence, train_better_than_test
 from opsin.results.rows import Rows
 from opsin.results.section import Curve, Gallery, Matrix, Note, Picture, Section, Table
 
@@ -136,20 +136,20 @@ def warnings(
     if not objects.any():
         return [
             *notes,
-            Note("no_objects", f"No picture of the {split} part has an object: there is nothing to measure."),
+            Note("no_objects", f"No picture of {part_words(split)} has an object: there is nothing to measure."),
         ]
     absent = [class_names[i] for i in np.flatnonzero(objects == 0).tolist()]
     if absent:
-        text = f"{_some(absent)}: no object in the {split} part, so nothing is known of how well it is found; means leave it out."
+        text = f"{_some(absent)}: no object in {part_words(split)}, so nothing is known of how well it is found; means leave it out."
         notes.append(Note("absent_class", text))
     few = [f"{class_names[i]} ({objects[i]})" for i in np.flatnonzero((objects > 0) & (objects < FEW_OBJECTS)).tolist()]
     if few:
-        text = f"Few objects in the {split} part: {_some(few)}. Their AP says little, and weighs as much as any other in mAP."
+        text = f"Few objects in {part_words(split)}: {_some(few)}. Their AP says little, and weighs as much as any other in mAP."
         notes.append(Note("few_objects", text))
     interval = given.get("map50")
     if interval is not None and interval.high - interval.low > WIDE_INTERVAL:
         text = (
-            f"The {split} part has only {len(rows)} pictures with {objects.sum()} objects: mAP50 {interval.value:.1%} could be "
+            f"{sentence(part_words(split))} has only {len(rows)} pictures with {objects.sum()} objects: mAP50 {interval.value:.1%} could be "
             f"anywhere from {interval.low:.1%} to {interval.high:.1%}. Differences smaller than that mean nothing here."
         )
         notes.append(Note("tiny_test_set", text))
@@ -287,13 +287,23 @@ def _doubtful(rows: Rows, judged: Judged, class_names: Sequence[str], found: kin
             _line(rows, given.found.picture[i], f"said: {says}", label, given.found.boxes[i], given.found.scores[i])
         )
         pictures.append(
-            Picture(str(rows.ids[given.found.picture[i]]), f"{says}? labeled: {label}", _box(given.found.boxes[i]))
+            Picture(
+                str(rows.ids[given.found.picture[i]]),
+                f"{says}? labeled: {label}",
+                _box(given.found.boxes[i]),
+                _corners(given.found.boxes[i]),
+            )
         )
     for j in kinds.never_found(judged)[:SHOWN].tolist():
         label = class_names[given.truth.labels[j]]
         lines.append(_line(rows, given.truth.picture[j], "nothing is said", label, given.truth.boxes[j], None))
         pictures.append(
-            Picture(str(rows.ids[given.truth.picture[j]]), f"{label} is never found", _box(given.truth.boxes[j]))
+            Picture(
+                str(rows.ids[given.truth.picture[j]]),
+                f"{label} is never found",
+                _box(given.truth.boxes[j]),
+                _corners(given.truth.boxes[j]),
+            )
         )
     note = "Confident detections without such an object, and objects that no detection touches: wrong labels, or hard cases?"
     columns = ("picture", "model", "label", "box x1, y1, x2, y2", "score")
@@ -366,6 +376,11 @@ def _advice(rows: Rows, judged: Judged, class_names: Sequence[str], scores: Floa
 
 def _line(rows: Rows, picture: int, model: str, label: str, box: FloatArray, score: Any) -> tuple[Any, ...]:
     return str(rows.ids[picture]), model, label, _box(box), None if score is None else _number(score)
+
+
+def _corners(box: FloatArray | IntArray) -> tuple[float, float, float, float]:
+    left, top, right, bottom = (float(value) for value in box)
+    return left, top, right, bottom
 
 
 def _box(box: FloatArray | IntArray) -> str:

@@ -164,7 +164,7 @@ def absent_class(context: MetricsContext) -> list[MetricWarning]:
     if not absent:
         return []
     message = (
-        f"{_names(absent)} {'has' if len(absent) == 1 else 'have'} no rows in the {context.split} part: nothing is "
+        f"{_names(absent)} {'has' if len(absent) == 1 else 'have'} no rows in {part_words(context.split)}: nothing is "
         f"known of how well {'it is' if len(absent) == 1 else 'they are'} recognised, and means over classes leave "
         f"{'it' if len(absent) == 1 else 'them'} out."
     )
@@ -193,7 +193,11 @@ def tiny_test_set(context: MetricsContext) -> list[MetricWarning]:
     """So few rows (or groups) that the accuracy could be many points off."""
     n = int(context.support.sum())
     if n == 0:
-        return [MetricWarning("tiny_test_set", f"The {context.split} part has no rows: there is nothing to measure.")]
+        return [
+            MetricWarning(
+                "tiny_test_set", f"{sentence(part_words(context.split))} has no rows: there is nothing to measure."
+            )
+        ]
     interval = context.metrics.get("accuracy")
     if interval is None or not math.isfinite(interval.high - interval.low):
         interval = wilson(float(np.diag(np.asarray(context.confusion)).sum()), n)
@@ -201,7 +205,7 @@ def tiny_test_set(context: MetricsContext) -> list[MetricWarning]:
         return []
     of = f"{n} rows" if interval.groups is None else f"{n} rows in {interval.groups} groups"
     message = (
-        f"The {context.split} part has only {of}: accuracy {interval.value:.1%} could be anywhere from "
+        f"{sentence(part_words(context.split))} has only {of}: accuracy {interval.value:.1%} could be anywhere from "
         f"{interval.low:.1%} to {interval.high:.1%}. Differences smaller than that mean nothing here."
     )
     return [MetricWarning("tiny_test_set", message)]
@@ -217,7 +221,7 @@ def imbalanced_test_set(context: MetricsContext) -> list[MetricWarning]:
     if support[most] < IMBALANCE_RATIO * support[least]:
         return []
     message = (
-        f"The {context.split} part is imbalanced: '{context.class_names[most]}' has {support[most]:g} rows, "
+        f"{sentence(part_words(context.split))} is imbalanced: '{context.class_names[most]}' has {support[most]:g} rows, "
         f"'{context.class_names[least]}' {support[least]:g} ({support[most] / support[least]:.0f} to 1). Accuracy is "
         "mostly about the frequent class; read balanced accuracy and the table per class."
     )
@@ -225,8 +229,8 @@ def imbalanced_test_set(context: MetricsContext) -> list[MetricWarning]:
 
 
 def train_better_than_test(context: MetricsContext) -> list[MetricWarning]:
-    """A metric is much better on the training part than here, beyond the interval: the model has overfitted."""
-    warnings = []
+    """Metrics are much better on the training part than here, beyond the interval: the model has overfitted."""
+    found = []
     for name, train in context.train_metrics.items():
         here = context.metrics.get(name)
         if here is None or name not in METRICS or not math.isfinite(train) or not math.isfinite(here.value):
@@ -237,13 +241,31 @@ def train_better_than_test(context: MetricsContext) -> list[MetricWarning]:
         edge = here.high if higher else here.low
         beyond = not math.isfinite(edge) or (train > edge if higher else train < edge)
         if beyond and gap > TRAIN_GAP * (1.0 if bounded else max(abs(here.value), 1e-12)):
-            message = (
-                f"{name} is {train:.3f} on the train part and {here.value:.3f} on the {context.split} part"
-                f"{_range(here)}: the model knows its training rows better than new ones (overfitting, or the parts "
-                "differ)."
-            )
-            warnings.append(MetricWarning("train_better_than_test", message))
-    return warnings
+            found.append((name, train, here))
+    if not found:
+        return []
+    name, train, here = found[0]
+    others = f" ({_some([other for other, _, _ in found[1:]])} alike)" if found[1:] else ""
+    message = (
+        f"{name} is {train:.3f} on the train part and {here.value:.3f} on {part_words(context.split)}{_range(here)}{others}: the "
+        "model knows its training rows better than new ones (overfitting, or the parts differ)."
+    )
+    return [MetricWarning("train_better_than_test", message)]
+
+
+def part_words(split: str) -> str:
+    """A part of the data in words: `the test part`; for other data (`other-NAME`) their name."""
+    return split.removeprefix("other-") if split.startswith("other-") else f"the {split} part"
+
+
+def sentence(words: str) -> str:
+    """Words at the start of a sentence."""
+    return words[:1].upper() + words[1:] if words.startswith("the ") else words
+
+
+def _some(names: Sequence[str], shown: int = 3) -> str:
+    rest = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _names(names: Sequence[str], shown: int = 5) -> str:

@@ -34,7 +34,7 @@ _LEVELS = {"error": "Error", "warning": "Warning", "info": "Note"}
 _PARTS = {"train": "training", "val": "validation", "test": "test"}
 
 
-def page_html(page: Page, picture: Callable[[str], Image.Image | None], limit: int = LIMIT) -> str:
+def page_html(page: Page, picture: Callable[[Picture], Image.Image | None], limit: int = LIMIT) -> str:
     """The page as text of at most about `limit` bytes: pictures take what words and numbers leave."""
     bare = _draw(page, Thumbnails(no_picture, 0))
     return _draw(page, Thumbnails(picture, limit - len(bare.encode())))
@@ -169,7 +169,7 @@ class _Canvas:
         captions = self.take(_caption(picture) for picture in gallery.pictures)
         alts = (f"{p.caption} {p.detail}, {p.id}" for p in gallery.pictures)
         figures = "".join(
-            f"<figure>{self.thumbnails(picture.id, _short(alt))}{caption}</figure>"
+            f"<figure>{self.thumbnails(picture, _short(alt))}{caption}</figure>"
             for picture, alt, caption in zip(gallery.pictures, alts, captions)
         )
         dropped = len(gallery.pictures) - len(captions)

@@ -10,15 +10,15 @@ from typing import Any
 from PIL import Image
 
 from opsin.results.rows import Rows
-from opsin.results.section import Note
+from opsin.results.section import Note, Picture
 from opsin.task import Task
 
 ON_VALIDATION = "val"
 
 
-def no_picture(name: str) -> None:
+def no_picture(picture: Picture) -> None:
     """For reports without pictures."""
-    del name
+    del picture
 
 
 @dataclass
@@ -37,7 +37,7 @@ class ReportInputs:
         rows: part to its rows.
         metrics: path of `metrics.jsonl`.
         task: the task with its settings, None when training has not come that far.
-        picture: a picture of the data by its id, None when there is none to show.
+        picture: draws a picture of a gallery, None when there is none to show.
         notes: further things that a reader must be told.
     """
 
@@ -52,7 +52,7 @@ class ReportInputs:
     rows: Mapping[str, Rows] = field(default_factory=dict)
     metrics: Path | None = None
     task: Task[Any] | None = None
-    picture: Callable[[str], Image.Image | None] = no_picture
+    picture: Callable[[Picture], Image.Image | None] = no_picture
     notes: Sequence[Note] = ()
 
     @property

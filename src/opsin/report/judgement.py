@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from opsin.report import words
 from opsin.report.content import Block, Chapter, Interval, Intervals, Text
 from opsin.report.history import History, progress
 from opsin.report.inputs import ReportInputs
+from opsin.report.marks import LEGEND
 from opsin.report.verdict import evaluate_command, outcome, sealed
 from opsin.results.section import Gallery, Note, Section, Table
 
@@ -202,4 +204,12 @@ def errors_chapter(inputs: ReportInputs) -> Chapter | None:
     if rows is None or inputs.task is None:
         return None
     sections: list[Section] = sorted(inputs.task.sections(rows), key=lambda section: isinstance(section, Gallery))
+    if any(inputs.task.marks(rows.row(i)) for i in range(len(rows))):
+        sections = [_with_legend(section) for section in sections]
     return Chapter("errors", "Where it goes wrong", tuple(sections)) if sections else None
+
+
+def _with_legend(section: Section) -> Section:
+    if not isinstance(section, Gallery) or not section.pictures:
+        return section
+    return replace(section, note=" ".join(filter(None, [section.note, LEGEND])))

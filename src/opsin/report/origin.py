@@ -88,7 +88,8 @@ def _counts(data: Mapping[str, Any]) -> Iterator[Counts]:
             (name, tuple(int(by_part[part].get(name, 0)) for part in parts)) for name in head.get("class_names") or ()
         )
         if rows and parts:
-            title = "Pictures per class" if len(data["heads"]) == 1 else f"Pictures per class: {head['name']}"
+            counted = "Objects" if head.get("kind") == "objects" else "Pictures"
+            title = f"{counted} per class" + (f": {head['name']}" if len(data["heads"]) > 1 else "")
             note = "Several labels may hold for one picture." if head.get("kind") == "multi" else ""
             yield Counts(title, parts, rows, note)
 

@@ -19,6 +19,23 @@ _CAPITALS = {
     "rmse": "RMSE",
     "mae": "MAE",
     "r2": "R²",
+    "map": "mAP",
+    "map50": "mAP50",
+    "map75": "mAP75",
+    "map_small": "mAP of small objects",
+    "map_medium": "mAP of medium objects",
+    "map_large": "mAP of large objects",
+    "ar1": "AR1",
+    "ar10": "AR10",
+    "ar100": "AR100",
+    "ar_small": "AR of small objects",
+    "ar_medium": "AR of medium objects",
+    "ar_large": "AR of large objects",
+    "voc07": "VOC 2007 mAP",
+    "voc": "VOC mAP",
+    "froc": "FROC",
+    "oks_map": "OKS mAP",
+    "nme": "NME",
 }
 _MINUS = "\N{MINUS SIGN}"
 _PERCENT = "\N{NO-BREAK SPACE}%"
@@ -77,7 +94,8 @@ def metric_title(name: str) -> str:
         return "Mean over heads"
     head, _, base = name.rpartition(".")
     words = _CAPITALS.get(base, base.replace("_at_point", " at the operating point").replace("_", " "))
-    words = words[0].upper() + words[1:]
+    if base not in _CAPITALS:
+        words = words[0].upper() + words[1:]
     return f"{words} of {head}" if head else words
 
 

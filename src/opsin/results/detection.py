@@ -15,6 +15,7 @@ from opsin.errors import ShapeError
 
 # Okabe and Ito 2008: told apart by people who see no red or green.
 COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#FFFFFF")
+READABLE = 240  # pixels of the longer side of a drawn picture at least
 SHOWN_POINT = 0.3  # points with a lower score are not drawn
 
 
@@ -199,16 +200,20 @@ class Detection:
         return found
 
     def draw(self, image: Image.Image) -> Image.Image:
-        """The picture with its boxes, classes and scores; each class has its color."""
-        canvas = image.convert("RGB").copy()
+        """The picture with its boxes, classes and scores; each class has its color.
+
+        A picture whose longer side is below 240 pixels is enlarged by a whole factor, so that words can be read and hide little.
+        """
+        factor = max(1, -(-READABLE // max(image.size)))
+        canvas = image.convert("RGB").resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
         draw = ImageDraw.Draw(canvas)
         line, size = max(1, round(max(canvas.size) / 320)), max(11, round(max(canvas.size) / 45))
         font = ImageFont.load_default(size=size)
         for one in reversed(list(self)):
             color = COLORS[self.class_names.index(one.class_name) % len(COLORS)]
-            left, top, right, bottom = one.box_xyxy
+            left, top, right, bottom = (factor * v for v in one.box_xyxy)
             draw.rectangle([left, top, max(left, right), max(top, bottom)], outline=color, width=line)
-            self._draw_points(draw, one, color, line)
+            self._draw_points(draw, one, color, line, factor)
             words = f"{one.class_name} {one.score:.2f}"
             width, height = draw.textlength(words, font=font) + 4, size + 2
             x = min(max(left, 0), max(canvas.width - width, 0))
@@ -218,12 +223,12 @@ class Detection:
             draw.text((x + 2, y), words, fill="#FFFFFF" if dark else "#000000", font=font)
         return canvas
 
-    def _draw_points(self, draw: ImageDraw.ImageDraw, one: FoundObject, color: str, line: int) -> None:
+    def _draw_points(self, draw: ImageDraw.ImageDraw, one: FoundObject, color: str, line: int, factor: int) -> None:
         if not len(one.points):
             return
-        sure = one.points[:, 2] >= SHOWN_POINT
+        sure, places = one.points[:, 2] >= SHOWN_POINT, factor * one.points[:, :2]
         for a, b in self.skeleton:
             if sure[a] and sure[b]:
-                draw.line([*one.points[a, :2].tolist(), *one.points[b, :2].tolist()], fill=color, width=line)
-        for x, y in one.points[sure, :2].tolist():
+                draw.line([*places[a].tolist(), *places[b].tolist()], fill=color, width=line)
+        for x, y in places[sure].tolist():
             draw.ellipse([x - 2 * line, y - 2 * line, x + 2 * line, y + 2 * line], fill=color, outline="#000000")

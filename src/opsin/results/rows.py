@@ -79,6 +79,10 @@ class Rows:
         """Keep the rows that an index array or a boolean mask (N,) names."""
         return Rows({name: values[which] for name, values in self.columns.items()})
 
+    def row(self, i: int) -> dict[str, Any]:
+        """One row by column."""
+        return {name: values[i] for name, values in self.columns.items()}
+
     def sorted_by_id(self) -> Rows:
         """Order rows by id, so that tables made by any number of processes are equal."""
         return self.select(np.argsort(self.ids, kind="stable"))

@@ -49,11 +49,34 @@ class Curve:
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of the data by its sample id, with the words to print below it."""
+    """One picture of the data by its sample id, with the words to print below it.
+
+    `box` (x1, y1, x2, y2), in pixels of the original, is what it is shown for, if that is a part of it only.
+    """
 
     id: str
     caption: str
     detail: str = ""
+    box: tuple[float, float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What is drawn over a picture, in pixels of the original.
+
+    Args:
+        box: (x1, y1, x2, y2).
+        points: each (x, y).
+        joined: pairs of positions in `points` with a line between them.
+        true: whether it is a label; else it was found.
+        color: of what was found, e.g. the number of its class.
+    """
+
+    box: tuple[float, float, float, float] | None = None
+    points: tuple[tuple[float, float], ...] = ()
+    joined: tuple[tuple[int, int], ...] = ()
+    true: bool = False
+    color: int = 0
 
 
 @dataclass(frozen=True)

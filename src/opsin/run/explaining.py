@@ -17,7 +17,7 @@ from opsin.bundle import Bundle
 from opsin.data.dataset import Dataset
 from opsin.data.image import read_original
 from opsin.errors import ConfigError, DataError
-from opsin.explain import DEFAULT, Asked, asking, checked, defaults, explanation
+from opsin.explain import Asked, asking, checked, defaults, explanation
 from opsin.results.explanation import Explanation
 from opsin.run.predicting import pictures_at, safe_path
 from opsin.task import Sample
@@ -72,7 +72,7 @@ class Explanations:
 def explain_files(
     bundle: Bundle,
     inputs: Sequence[str | Path],
-    method: str = DEFAULT,
+    method: str | None = None,
     *,
     class_name: str | None = None,
     head: str | None = None,
@@ -97,6 +97,7 @@ def explain_files(
         UnknownName: if there is no such method, class, head or layer.
     """
     options = dict(options or {})
+    method = method or bundle.task.explained_by
     checked(method, options)  # before any picture is read
     sources = [pictures_at(Path(one)) for one in inputs]
     if sum(len(source) for source in sources) == 0:

@@ -10,8 +10,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -297,35 +298,49 @@ def _predict_video(
 ) -> None:  # fmt: skip
     """Frame by frame, in constant memory; ids are `clip.mp4#frame`, times are seconds of the video."""
     stem = safe_path(Path(str(source).replace(":", "-")).name)
-    with VideoReader(source, every=wanted.every) as reader:
-        writer: VideoWriter | None = None
-        if wanted.save is not None:
-            wanted.save.mkdir(parents=True, exist_ok=True)
-            drawn = free_path(wanted.save / Path(stem).with_suffix(".mp4"))
-            writer = VideoWriter(drawn, reader.facts.size, reader.facts.rate)
-            found.videos[str(source)] = str(drawn)
-        with writer or nullcontext():
-            frames = islice(reader, wanted.frames)
-            while chunk := list(islice(frames, VIDEO_BATCH)):
-                samples = [Sample(f"{stem}#{frame.number}", frame.image) for frame in chunk]
-                results = _results(bundle, samples, runner, wanted)
-                for frame, sample, result in zip(chunk, samples, results):
-                    _frame_done(frame, sample, result, found, wanted, writer)
-                if progress is not None:
-                    progress(len(found.results) + len(found.failed))
+    drawn = None
+    if wanted.save is not None:
+        wanted.save.mkdir(parents=True, exist_ok=True)
+        drawn = free_path(wanted.save / Path(stem).with_suffix(".mp4"))
+    with VideoReader(source, every=wanted.every) as reader, _Drawn(drawn, reader.facts.rate) as film:
+        frames = islice(reader, wanted.frames)
+        while chunk := list(islice(frames, VIDEO_BATCH)):
+            samples = [Sample(f"{stem}#{frame.number}", frame.image) for frame in chunk]
+            results = _results(bundle, samples, runner, wanted)
+            for frame, sample, result in zip(chunk, samples, results):
+                _frame_done(frame, sample, result, found, wanted, film)
+            if progress is not None:
+                progress(len(found.results) + len(found.failed))
+    if drawn is not None:
+        found.videos[str(source)] = str(drawn)
 
 
-def _frame_done(
-    frame: Frame, sample: Sample, result: Any, found: Predictions, wanted: Wanted, writer: VideoWriter | None
-) -> None:
+class _Drawn(ExitStack):
+    """The drawn video: as large as its first drawn frame, which may be larger than the video's; nothing without a path."""
+
+    def __init__(self, path: Path | None, rate: Fraction) -> None:
+        super().__init__()
+        self.path, self.rate = path, rate
+        self._writer: VideoWriter | None = None
+
+    def add(self, picture: Image.Image) -> None:
+        if self.path is None:
+            raise ValueError("There is no video to draw into.")
+        if self._writer is None:
+            size = (picture.height, picture.width)
+            self._writer = self.enter_context(VideoWriter(self.path, size, self.rate))
+        self._writer.add(np.asarray(picture))
+
+
+def _frame_done(frame: Frame, sample: Sample, result: Any, found: Predictions, wanted: Wanted, film: _Drawn) -> None:
     found.results.append((sample.id, result, f"{frame.seconds:.3f}"))
     if wanted.review_below is not None and result.score < wanted.review_below:
         found.review.append(sample.id)
-    if writer is not None or wanted.crops is not None:
+    if film.path is not None or wanted.crops is not None:
         image = Image.fromarray(frame.image.permute(1, 2, 0).numpy())
         _pictures_of(sample.id, result, image, found, wanted, None)
-        if writer is not None:
-            writer.add(np.asarray(result.draw(image)))
+        if film.path is not None:
+            film.add(result.draw(image))
 
 
 def _sort(source: Dataset, one: _Read, labels: Sequence[str], folder: Path) -> None:
@@ -360,7 +375,7 @@ def _write_table(found: Predictions) -> None:
         return
     found.table.parent.mkdir(parents=True, exist_ok=True)
     lines = [{"file": name, **result.columns(), "time": taken, "error": ""} for name, result, taken in found.results]
-    keys = list(lines[0]) if lines else ["file", "class", "score", "top5", "time", "error"]
+    keys = list(lines[0]) if lines else ["file", "error"]
     lines += [{"file": name, "error": reason} for name, reason in found.failed.items()]
     aside = found.table.with_name(f".{found.table.name}.partial")
     with aside.open("w", newline="", encoding="utf-8") as file:

@@ -17,8 +17,9 @@ from opsin.data.ledger import Ledger
 from opsin.data.spec import spec_of
 from opsin.errors import DataError, OpsinError
 from opsin.report import ReportInputs, no_picture, write_report
+from opsin.report.marks import marked
 from opsin.results.rows import Rows
-from opsin.results.section import Note
+from opsin.results.section import Note, Picture
 from opsin.run import Run
 from opsin.task import Task, tasks
 
@@ -50,7 +51,7 @@ def gather(run: Run) -> ReportInputs:
     }
     rows = {path.stem: Rows.load(path) for path in sorted((run.path / "predictions").glob("*.npz"))}
     state, notes = run.state, list[Note]()
-    return ReportInputs(
+    inputs = ReportInputs(
         run=str(run.path),
         recipe=run.folder.read("recipe.json"),
         data=_optional(run, "data.json"),
@@ -58,13 +59,14 @@ def gather(run: Run) -> ReportInputs:
         state=state,
         evaluations=evaluations,
         bundle=_optional(run, "bundle/bundle.json"),
-        picture=_pictures(run, notes),
         looks=_looks(run, evaluations, notes),
         rows=rows,
         metrics=run.path / "metrics.jsonl",
         task=_task(run, state),
         notes=notes,
     )
+    inputs.picture = _pictures(run, inputs, notes)
+    return inputs
 
 
 def _optional(run: Run, name: str) -> dict[str, Any]:
@@ -106,26 +108,36 @@ def _looks(run: Run, evaluations: dict[str, Any], notes: list[Note]) -> list[dic
     return found
 
 
-def _pictures(run: Run, notes: list[Note]) -> Callable[[str], Image.Image | None]:
-    """A function from sample id to the picture as a person sees it; pictures are read when asked for."""
+def _pictures(run: Run, inputs: ReportInputs, notes: list[Note]) -> Callable[[Picture], Image.Image | None]:
+    """A function that draws a picture of a gallery as a person sees it; pictures are read when asked for."""
     try:
         dataset = run.data.dataset
     except (OpsinError, OSError) as error:
         notes.append(Note("no_pictures", f"Pictures cannot be shown. {error}"))
         return no_picture
     places = {name: i for i, name in enumerate(dataset.ids)}
+    rows = inputs.rows.get(inputs.part or "")
+    lines = {} if rows is None else {name: i for i, name in enumerate(rows.ids.tolist())}
 
-    def picture(name: str) -> Image.Image | None:
-        return _picture(dataset, places[name]) if name in places else None
+    def picture(one: Picture) -> Image.Image | None:
+        found = _picture(dataset, places[one.id], DECODED if one.box is None else None) if one.id in places else None
+        if found is None:
+            return None
+        image, size = found
+        marks = inputs.task.marks(rows.row(lines[one.id])) if inputs.task and rows and one.id in lines else []
+        return marked(image, size, marks, one.box) if marks or one.box else image
 
     return picture
 
 
-def _picture(dataset: Dataset, place: int) -> Image.Image | None:
+def _picture(dataset: Dataset, place: int, reduce_to: int | None) -> tuple[Image.Image, tuple[int, int]] | None:
+    """A picture and (H, W) of its original."""
     try:
-        image = dataset.read(place, reduce_to=DECODED).image
+        sample = dataset.read(place, reduce_to=reduce_to)
     except (DataError, OSError):
         return None
+    image = sample.image
     spec = dataset.spec if image.dtype == torch.float32 else spec_of(image)
     pixels = in_eight_bits(image, spec).permute(1, 2, 0).contiguous().numpy()  # (C, H, W) -> (H, W, C)
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
+    drawn = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
+    return drawn, sample.original_size or (drawn.height, drawn.width)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from opsin.bundle import Bundle
 from opsin.data.resize import resize
 from opsin.errors import ConfigError
 from opsin.layers.initializers import initialize
-from opsin.models import ModelSpec, answer_of, build, resolve
+from opsin.models import ModelSpec, answer_of, build, models, resolve
 from opsin.run import load
 from opsin.run.folder import RUNS
 from opsin.run.predicting import pictures_at
+
+POINTS = 17  # of a person in COCO, where a network by name finds points
 
 PICTURES = 32  # enough for steady variances
 
@@ -58,7 +61,7 @@ def opened(name: str, *, classes: int = 10, channels: int = 3, size: int = 224) 
         if min(classes, channels, size) < 1:
             raise ConfigError(f"--classes {classes} --channels {channels} --size {size}; expected 1 or more for each.")
         answer = answer_of(name) or "classified"
-        points = classes if answer == "located" else 0
+        points = POINTS if name in models and "num_points" in signature(models.get(name)).parameters else 0
         spec = resolve(ModelSpec(name, {}, channels, classes, (size, size), answer, points))
         return Shown(build_hollow(spec), spec)
     return Shown(bundle.model, bundle.spec, bundle)

@@ -65,9 +65,8 @@ class Transfer:
                 "There is nothing to transfer: a plan (--transfer) needs weights to start from. Name them: --weights "
                 "NAME|FILE"
             )
-        typed = {recipe.sources.get(key, "recipe").partition(" ")[0] for key in ("run.epochs", "run.minutes")} - {
-            "recipe"
-        }
+        own = {"recipe", "task"}  # what is not a person's
+        typed = {recipe.sources.get(key, "recipe").partition(" ")[0] for key in ("run.epochs", "run.minutes")} - own
         if self.without_steps and typed:
             raise ConfigError(
                 "The plan 'head' fits the last layer to features that are computed once, and takes no epochs. Leave "

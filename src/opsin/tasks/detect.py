@@ -32,9 +32,9 @@ from opsin.metrics import detection_report
 from opsin.metrics.detection import operating_scores
 from opsin.metrics.merging import Method, merge
 from opsin.recipe import Settings
-from opsin.results.detection import Candidates, Detection
+from opsin.results.detection import SHOWN_POINT, Candidates, Detection
 from opsin.results.rows import Rows
-from opsin.results.section import Note, Section
+from opsin.results.section import Mark, Note, Section
 from opsin.seeding import Keys
 from opsin.task import (
     Aim,
@@ -140,6 +140,7 @@ class Detect(Task[DetectSettings]):
     """Object detection; see the module's text."""
 
     settings_type = DetectSettings
+    explained_by = "occlusion"  # gradients of deep layers, averaged over places, do not tell one object from another
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "optimizer": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.05, "ema": 0.999, "clip_norm": 10.0},
         "schedule": {"name": "cosine", "warmup_epochs": 1.0, "final": 0.02},
@@ -393,6 +394,24 @@ class Detect(Task[DetectSettings]):
         points = () if self.settings.points is None else self.settings.points.names
         limits = self._limits().tolist()
         return detection_report.sections(rows, self.settings.class_names, operating=limits, point_names=points)
+
+    def marks(self, row: Mapping[str, Any]) -> list[Mark]:
+        """Boxes from their class's score on, and those that are there, each with its points."""
+        shown = row["found_scores"] >= self._limits()[row["found_labels"]]
+        found = [
+            self._mark(row, "found", int(i), color=int(row["found_labels"][i])) for i in np.flatnonzero(shown)[::-1]
+        ]
+        return found + [self._mark(row, "true", i, true=True) for i in range(len(row["true_labels"]))]
+
+    def _mark(self, row: Mapping[str, Any], which: str, i: int, *, true: bool = False, color: int = 0) -> Mark:
+        left, top, right, bottom = row[f"{which}_boxes"][i].tolist()
+        points = row[f"{which}_points"][i] if self.num_points else np.zeros((0, 3))
+        known = points[:, 2] > (0 if true else SHOWN_POINT)
+        place = np.cumsum(known) - 1
+        pairs = () if self.settings.points is None else self.settings.points.skeleton
+        joined = tuple((int(place[a]), int(place[b])) for a, b in pairs if known[a] and known[b])
+        spots = tuple((x, y) for x, y in points[known, :2].tolist())
+        return Mark((left, top, right, bottom), spots, joined, true, color)
 
     def warnings(
         self,
