@@ -23,7 +23,7 @@ from opsin.run.featuring import FOLDS, deal_folds, layer_table, out_of_fold
 from opsin.run.predicting import pictures_at
 from opsin.seeding import numpy_generator
 from opsin.transfer.bottleneck import features_of
-from opsin.transfer.features import HEAD_INPUT
+from opsin.transfer.features import HEAD_INPUT, last_layer
 from opsin.transfer.neighbors import nearest
 
 PROBES = ("nearest", "logistic")
@@ -81,7 +81,7 @@ def single_labels(dataset: Dataset) -> tuple[NDArray[np.int64], tuple[str, ...]]
 
 def default_layers(bundle: Bundle) -> list[str]:
     """One layer per stage, early to late, at most seven: the outermost modules that give a map or tokens, the last of each
-    shape; where all have one shape, evenly many of them. Then what the head is given."""
+    shape; where all have one shape, evenly many of them. Then what the head is given, if that is one linear layer."""
     maps = [(row["layer"], tuple(row["shape"])) for row in layer_table(bundle) if len(row["shape"]) >= 2]
     depth = min((name.count(".") for name, _ in maps), default=0)
     for deeper in (0, 1):  # stages may lie one level further in
@@ -91,7 +91,8 @@ def default_layers(bundle: Bundle) -> list[str]:
             break
     order = [name for name, _ in outer if name in last] if len(last) >= 3 else [name for name, _ in outer]
     places = np.linspace(0, len(order) - 1, min(7, len(order))).round().astype(int).tolist()
-    return [*(order[i] for i in sorted(set(places))), HEAD_INPUT]
+    heads = [HEAD_INPUT] if last_layer(bundle.model) is not None else []
+    return [*(order[i] for i in sorted(set(places))), *heads]
 
 
 # Neighbors ------------------------------------------------------------------------------------------------------------
