@@ -433,20 +433,23 @@ def _memory(found: Found) -> str:
 def _demo(found: Found) -> str:
     rows = []
     for _, one in found:
-        accuracy = one["accuracy"]
+        metric = next(name for name in ("accuracy", "map50") if name in one)
+        value = one[metric]
         rows.append(
             (
                 one["demo"],
-                f"{accuracy['value']:.4f} ({accuracy['low']:.4f} to {accuracy['high']:.4f})",
-                ", ".join(f"{name} {value['value']:.4f}" for name, value in one["baselines"].items()),
+                f"{metric} {value['value']:.4f} ({value['low']:.4f} to {value['high']:.4f})",
+                ", ".join(f"{name} {other['value']:.4f}" for name, other in one["baselines"].items()),
                 _number(one["bar"]),
                 ", ".join(fault for fault, seen in one["faults_found"].items() if seen),
                 _yes(one["resumed_identically"]),
-                f"{one['seconds']:.0f} of {one['bar_seconds']}",
+                f"{one['seconds']:.0f} of {one['bar_seconds']}"
+                if one["demo"] == "classify"
+                else f"{one['training_seconds']:.0f} of {one['bar_seconds']} (training)",
                 _yes(one["met"]),
             )
         )
-    heads = ("demo", "accuracy", "baselines", "bar", "faults found", "resumed identically", "seconds", "met")
+    heads = ("demo", "result", "baselines", "bar", "faults found", "resumed identically", "seconds", "met")
     return table(heads, rows)
 
 

@@ -27,10 +27,14 @@ from opsin.run.reporting import report_run
 
 NAMES = ("detect",)
 SETTINGS: dict[str, Any] = {
-    "model": {"name": "yolox_pico"},
-    "optimizer": {"lr": 2e-3},
-    "task": {"augment": {"zoom": [0.8, 1.3], "shift": 1.0, "mosaic": 0.3, "brightness": 0.2, "contrast": 0.2}},
-    "run": {"epochs": 24, "batch_size": 16, "checkpoint_seconds": 2.0, "validate_every": 4},
+    "model": {"name": "yolox_pico", "kwargs": {"width": 0.1875, "activation": "relu", "box_loss": "giou"}},
+    "optimizer": {"lr": 3e-3, "betas": [0.9, 0.99], "ema": 0.998},
+    "schedule": {"warmup_epochs": 2},
+    "task": {
+        "augment_preset": "plain",
+        "augment": {"zoom": [0.85, 1.2], "shift": 1.0, "brightness": 0.15, "contrast": 0.15},
+    },
+    "run": {"epochs": 40, "batch_size": 16, "checkpoint_seconds": 2.0, "validate_every": 5},
 }
 SHORT_EPOCHS = 1  # of the training that is killed and resumed
 FAULTS = {

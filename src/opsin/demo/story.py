@@ -38,7 +38,7 @@ class Story:
     @property
     def worked(self) -> bool:
         """Whether everything happened that was promised."""
-        return all(self.found.values()) and self.resumed_identically and bool(self.export.get("passed"))
+        return all(self.found.values()) and self.resumed_identically and self.export.get("passed", True)
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""

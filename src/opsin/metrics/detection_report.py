@@ -149,8 +149,8 @@ def warnings(
     interval = given.get("map50")
     if interval is not None and interval.high - interval.low > WIDE_INTERVAL:
         text = (
-            f"{sentence(part_words(split))} has only {len(rows)} pictures with {objects.sum()} objects: mAP50 {interval.value:.1%} could be "
-            f"anywhere from {interval.low:.1%} to {interval.high:.1%}. Differences smaller than that mean nothing here."
+            f"{sentence(part_words(split))} has only {len(rows)} pictures with {objects.sum()} objects: mAP50 {interval.value:.1%} could "
+            f"be anywhere from {interval.low:.1%} to {interval.high:.1%}. Differences smaller than that mean nothing here."
         )
         notes.append(Note("tiny_test_set", text))
     return [*notes, *_advice(rows, judged, class_names, operating_or_default(operating, k))]
