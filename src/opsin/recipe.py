@@ -59,6 +59,11 @@ class DataSettings(Settings):
     """How samples are divided."""
     skip_bad: bool = False
     """Skip and count samples that cannot be read, instead of stopping before step 1."""
+    tile: int | None = Field(None, ge=32)
+    """Cut pictures with objects into tiles of so many pixels, before the split (all tiles of a picture stay in one part); predict
+    with `--tile` then. For small objects in large pictures."""
+    tile_overlap: float = Field(0.2, ge=0, lt=0.9)
+    """Share of a tile that the next one repeats."""
     cache: str = "auto"
     """Keep decoded pictures in memory: `auto`, `none`, or a budget such as `2GB`."""
     shrink: int | None = Field(None, ge=1)

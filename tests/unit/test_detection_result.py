@@ -78,11 +78,16 @@ def test_drawn_on_tiny_and_huge_pictures(width: int, height: int) -> None:
 def test_drawn_where_the_box_is() -> None:
     drawn = np.asarray(detection([[100, 50, 300, 150]], [0.9], [0], size=(400, 600)).draw(Image.new("RGB", (600, 400))))
     touched = drawn.any(2)
-    assert touched[100, 100] and touched[100, 300] and touched[50, 200] and touched[150, 200]
+    assert touched[100, 100]
+    assert touched[100, 300]
+    assert touched[50, 200]
+    assert touched[150, 200]
     assert not touched[100, 200], "the object itself stays as it is"
     small = np.asarray(detection([[10, 5, 30, 15]], [0.9], [0], size=(40, 60)).draw(Image.new("RGB", (60, 40))))
     assert small.shape == (160, 240, 3)
-    assert small[40, 40].any() and small[40, 120].any() and not small[40, 80].any()
+    assert small[40, 40].any()
+    assert small[40, 120].any()
+    assert not small[40, 80].any()
 
 
 def test_crops() -> None:
@@ -133,7 +138,9 @@ def test_marks_are_drawn_where_they_are() -> None:
     blank = Image.new("RGB", (100, 50))  # half of the original
     drawn = np.asarray(marked(blank, (100, 200), [Mark((20, 20, 120, 80))]))
     assert drawn.shape == (100, 200, 3)
-    assert drawn[50, 20].any() and drawn[20, 70].any() and drawn[50, 120].any()
+    assert drawn[50, 20].any()
+    assert drawn[20, 70].any()
+    assert drawn[50, 120].any()
     assert not drawn[50, 70].any()
     dashes = np.asarray(marked(blank, (100, 200), [Mark((20, 20, 120, 80), true=True)]))[20, 20:120].any(1)
     assert 0.2 < dashes.mean() < 0.8

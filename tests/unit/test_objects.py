@@ -104,3 +104,29 @@ def test_a_sample_knows_the_size_of_a_picture_decoded_smaller(tmp_path: Path) ->
     small = data.read(0, reduce_to=100)
     assert small.image.shape[1:] == (100, 150)
     assert small.original_size == (800, 1200)
+
+
+def test_training_on_tiles_keeps_the_tiles_of_a_picture_together(tmp_path: Path) -> None:
+    from opsin.recipe import Layer
+    from opsin.run import new_recipe
+    from opsin.run.data import open_data
+
+    names = [f"{k}.png" for k in range(12)]
+    for name in names:
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)).save(tmp_path / name)
+    boxes = ObjectColumn.collect([Objects.of([[4, 4, 20, 20], [70, 40, 90, 60]], [0, 0]) for _ in names])
+    head = HeadSpec("objects", "objects", ("thing",))
+    source = from_files(names, root=tmp_path).source
+    data = Dataset("tiles", names, source, heads=(head,), targets={"objects": boxes})
+    recipe = new_recipe("detect", [Layer("test", {"data": {"tile": 48, "tile_overlap": 0.25}})])
+    assert recipe.data.split.group == "picture"
+    assert recipe.sources["data.split.group"] == "data.tile"
+    opened = open_data(recipe.data, given=data)
+    assert len(opened.dataset) == 12 * 6
+    parts = {
+        part: {opened.dataset.id(int(i)).partition("#")[0] for i in opened.indices(part)}
+        for part in ("train", "val", "test")
+    }
+    assert not parts["train"] & parts["val"]
+    assert not (parts["train"] | parts["val"]) & parts["test"]
+    assert opened.dataset.read(0).image.shape == (3, 48, 48)

@@ -142,7 +142,10 @@ def new_recipe(task: str, layers: Sequence[Layer]) -> Recipe:
     """
     kind = tasks.get(task)
     own = [Layer(f"task {task}", kind.defaults)] if kind.defaults else []
-    return Recipe.build(task, kind.settings_type, [*own, *transfer_defaults(layers), *layers])
+    recipe = Recipe.build(task, kind.settings_type, [*own, *transfer_defaults(layers), *layers])
+    if recipe.data.tile is not None and recipe.data.split.group is None:
+        recipe = recipe.with_values("data.tile", **{"data.split.group": "picture"})
+    return recipe
 
 
 def train(

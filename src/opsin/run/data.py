@@ -15,6 +15,7 @@ from opsin.data.classes import class_counts
 from opsin.data.dataset import PARTS, Dataset
 from opsin.data.formats import load_data
 from opsin.data.splits import Split, SplitFile, make_split
+from opsin.data.tiling import tile_dataset
 from opsin.errors import ConfigError, DataError
 from opsin.recipe import DataSettings, Recipe, SplitSettings
 from opsin.run.folder import RunFolder, find_run
@@ -97,11 +98,18 @@ def open_data(
         keep = np.ones(len(dataset), np.bool_)
         keep[list(bad)] = False
         dataset = dataset.select(keep)
-    dataset = dataset if view is None else view(dataset)
+    dataset = _seen(dataset, settings, view)
     earlier = None
     if settings.split.earlier is not None:
         earlier = SplitFile.from_json(find_run(settings.split.earlier).read("data.json")["split"])
     return RunData(dataset, make_split(dataset, settings.split, earlier), skipped)
+
+
+def _seen(dataset: Dataset, settings: DataSettings, view: View | None) -> Dataset:
+    """The samples that a run has of a data set: its tiles if it is cut, and what the task makes of it."""
+    if settings.tile is not None:
+        dataset = tile_dataset(dataset, settings.tile, settings.tile_overlap).dataset
+    return dataset if view is None else view(dataset)
 
 
 def unsealed(dataset: Dataset) -> NDArray[np.int64]:
@@ -173,7 +181,7 @@ def reopen_data(
     if record["skipped"]:
         keep = np.array([name not in record["skipped"] for name in dataset.ids])
         dataset = dataset.select(keep)
-    dataset = dataset if view is None else view(dataset)
+    dataset = _seen(dataset, settings, view)
     if dataset.fingerprint != record["fingerprint"]:
         raise DataError(
             f"The data at {settings.path} are not those of {folder.path} any more: fingerprint {dataset.fingerprint}, "
