@@ -74,7 +74,7 @@ class ProposalHead(nn.Module):
         logits = self.class_head(features)  # (B, sum of H * W, K)
         best = logits.amax(-1).topk(min(self.count, logits.shape[1]), dim=1).indices.unsqueeze(-1)
         chosen = features.gather(1, best.expand(-1, -1, features.shape[-1]))
-        placed = anchors.expand(len(memory), -1, -1).gather(1, best.expand(-1, -1, 4))
+        placed = anchors.expand(memory.shape[0], -1, -1).gather(1, best.expand(-1, -1, 4))
         scores = logits.gather(1, best.expand(-1, -1, logits.shape[-1]))
         return Proposals(scores, wide(self.box_head(chosen)) + placed, chosen)
 
@@ -93,7 +93,9 @@ def best_of(logits: Tensor, boxes: Tensor, size: tuple[int, int], count: int = 3
     """
     classes = logits.shape[-1]
     scores, index = wide(logits).sigmoid().flatten(1).topk(min(count, logits.shape[1] * classes), dim=1)
-    corners = box_convert(wide(boxes), "cxcywh", "xyxy") * picture_scale(size, boxes)
+    center, side = wide(boxes).split(2, -1)
+    ordered = torch.cat([center, side.clamp(min=0)], -1)  # edges that are refined apart may cross
+    corners = box_convert(ordered, "cxcywh", "xyxy") * picture_scale(size, boxes)
     query = torch.div(index, classes, rounding_mode="floor").unsqueeze(-1).expand(-1, -1, 4)
     return corners.gather(1, query), scores, index % classes
 

@@ -96,6 +96,8 @@ class DeformableAttention(nn.Module):
         self.register_buffer("shares", shares.unsqueeze(-1), persistent=False)
         self.shares: Tensor
         self._initialize()
+        if sampling == "discrete":  # nothing teaches the offsets; they stay as they are or as a file has them
+            self.sampling_offsets.requires_grad_(False)
 
     def _initialize(self) -> None:
         """Heads look in different directions, point by point farther away, all with the same weight."""

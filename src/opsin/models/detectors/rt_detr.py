@@ -23,7 +23,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ from opsin.errors import ConfigError
 from opsin.layers.box_queries import ProposalHead, best_of, inverse_sigmoid, picture_scale
 from opsin.layers.deformable_attention import DeformableAttention, Sampling, Sizes
 from opsin.layers.denoising import NoisyQueries, noisy_queries
-from opsin.layers.frozen_norm import freeze_norms
+from opsin.layers.fpn import Norm, with_norm
 from opsin.layers.hybrid_encoder import ConvNorm, CspRepLayer, HybridEncoder, Mlp, SelfAttention
 from opsin.layers.set_matching import Costs, match_sets
 from opsin.layers.wide import wide
@@ -49,8 +49,6 @@ NAMES = (
     "rt_detrv2_r50",
     "rt_detrv2_r101",
 )
-
-Norm = Literal["batch", "frozen"]
 
 WEIGHTS = {"labels": 1.0, "distance": 5.0, "overlap": 2.0}  # section 5.1 and the authors' configuration
 
@@ -394,13 +392,10 @@ def rt_detrv2_r50(
         label_noise: twice the share of their labels that are drawn anew.
         box_noise: how far their corners move, as a share of half the side.
     """
-    if norm not in ("batch", "frozen"):
-        raise ConfigError(f"norm = '{norm}'; expected 'batch' or 'frozen'.")
     if eval_layers is not None and not 1 <= eval_layers <= decoder_layers:
         raise ConfigError(f"eval_layers = {eval_layers}; expected 1 to {decoder_layers}, the layers of the decoder.")
     net, levels, info = build_backbone(backbone, backbone_kwargs or {}, in_channels, image_size, (8, 16, 32))
-    if norm == "frozen":
-        freeze_norms(net)
+    net = with_norm(net, norm)
     channels = [level.channels for level in info]
     if len(points) != len(levels):
         raise ConfigError(
