@@ -87,7 +87,7 @@ def test_points_of_few_pictures_are_learned_by_heart(name: str) -> None:
     draws = torch.Generator().manual_seed(1)
     images = torch.randn(4, 3, 64, 96, generator=draws)
     points = torch.rand(4, 3, 3, generator=draws) * torch.tensor([80.0, 48, 0]) + torch.tensor([8.0, 8, 2])
-    steps = 120
+    steps = 200 if name == "simcc_net" else 120
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / steps) + 1e-5
@@ -138,9 +138,9 @@ def test_heat_map_network_has_the_published_number_of_parameters() -> None:
 def test_sizes_and_trunks_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ConfigError, match="multiples of 32"):
         HeatmapNet(3, 3, (100, 100))
-    with pytest.raises(ConfigError, match="forward_pyramid"):
+    with pytest.raises(ConfigError, match="feature pyramid"):
         HeatmapNet(3, 3, (64, 64), backbone="linear")
-    with pytest.raises(ConfigError, match="stride 2 is missing"):
+    with pytest.raises(ConfigError, match=r"expected one of \[2\]"):
         Trunk("resnet18", None, 3, (64, 64), (2,))
 
 
