@@ -162,7 +162,9 @@ def variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 def as_text(facts: Mapping[str, Any]) -> str:
     """The facts for people: one line each."""
-    return "\n".join(f"{name:<{24}}{value}" for name, value in _lines(facts))
+    lines = list(_lines(facts))
+    width = max(len(name) for name, _ in lines) + 2
+    return "\n".join(f"{name:<{width}}{value}" for name, value in lines)
 
 
 def _lines(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
