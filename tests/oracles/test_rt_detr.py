@@ -27,6 +27,7 @@ from transformers.models.rt_detr_v2.modeling_rt_detr_v2 import (
     multi_scale_deformable_attention_v2,
 )
 
+import opsin
 from opsin.errors import CheckpointError, ConfigError
 from opsin.layers.deformable_attention import sample_levels
 from opsin.layers.denoising import noisy_queries
@@ -37,6 +38,7 @@ from opsin.models.backbones.resnet import resnet50_vd
 from opsin.models.detectors import Targets
 from opsin.models.detectors.rt_detr import RTDetr
 from opsin.models.weights import load_weights
+from opsin.run.importing import import_weights
 from opsin.task import ImageSpec
 
 NUM_CLASSES = 5
@@ -311,6 +313,44 @@ def test_file_of_transformers_loads(tmp_path, suffix: str) -> None:
     assert_near(found.scores, scores, "scores")
     assert torch.equal(found.labels[:, :10], (index % NUM_CLASSES)[:, :10])
     assert json.loads((tmp_path / "config.json").read_text())["num_queries"] == 12
+
+
+def test_import_makes_a_detector(tmp_path) -> None:
+    """`opsin models import`: class names from the file's config, answers in pixels of the picture."""
+    oracle = theirs(their_config(id2label={i: f"thing {i}" for i in range(NUM_CLASSES)})).eval()
+    oracle.save_pretrained(tmp_path / "theirs")
+    found = import_weights(
+        tmp_path / "theirs" / "model.safetensors", "rt_detrv2_r18", tmp_path / "bundle", kwargs=KWARGS, size=64,
+        classes=str(tmp_path / "theirs" / "config.json"), mean=(0.0,), std=(1.0,), license="apache-2.0",
+    )  # fmt: skip
+    assert found.license == "apache-2.0"
+    bundle = opsin.load(found.folder)
+    assert bundle.task.settings.class_names == tuple(f"thing {i}" for i in range(NUM_CLASSES))
+    pixels = torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    result = bundle.predict(pixels.numpy())
+    with torch.no_grad():
+        expected = oracle(pixels.permute(2, 0, 1)[None] / 255)
+    scores, index = expected.logits.sigmoid().flatten(1).max(1)
+    x, y, width, height = (expected.pred_boxes[0, int(index) // NUM_CLASSES] * 64).tolist()
+    corners = torch.tensor([x - width / 2, y - height / 2, x + width / 2, y + height / 2]).clamp(0, 64)
+    assert abs(float(result.scores[0]) - float(scores)) <= TOLERANCE
+    assert float((torch.as_tensor(result.boxes_xyxy[0]) - corners).abs().max()) < 1e-2
+    assert int(result.labels[0]) == int(index) % NUM_CLASSES
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("{}", "expected a config.json with 'id2label'"),
+        ("[1]", "expected a config.json with 'id2label'"),
+        ('{"id2label": {"0": "a", "2": "b"}}', "have holes"),
+        ('{"id2label": {}}', "Expected a class name or more"),
+    ],
+)
+def test_config_without_names_is_refused(tmp_path, config: str, words: str) -> None:
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ConfigError, match=words):
+        import_weights("x.pt", "rt_detrv2_r18", tmp_path / "out", classes=str(tmp_path / "config.json"))
 
 
 def test_file_with_other_classes(tmp_path) -> None:

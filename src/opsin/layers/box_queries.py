@@ -93,8 +93,8 @@ def best_of(logits: Tensor, boxes: Tensor, size: tuple[int, int], count: int = 3
     """
     classes = logits.shape[-1]
     scores, index = wide(logits).sigmoid().flatten(1).topk(min(count, logits.shape[1] * classes), dim=1)
-    center, side = wide(boxes).split(2, -1)
-    ordered = torch.cat([center, side.clamp(min=0)], -1)  # edges that are refined apart may cross
+    there = wide(boxes)
+    ordered = torch.cat([there[..., :2], there[..., 2:].clamp(min=0)], -1)  # edges, refined one by one, may cross
     corners = box_convert(ordered, "cxcywh", "xyxy") * picture_scale(size, boxes)
     query = torch.div(index, classes, rounding_mode="floor").unsqueeze(-1).expand(-1, -1, 4)
     return corners.gather(1, query), scores, index % classes

@@ -8,6 +8,7 @@ refused, unless that is asked for: such a model would answer at random.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from opsin.bundle import Bundle, require_place
 from opsin.errors import CheckpointError, ConfigError
-from opsin.models import ModelSpec, build, licenses
+from opsin.models import ModelSpec, answer_of, build, licenses
 from opsin.models.importers.mapping import LayerMap, import_layers
 from opsin.models.weights import Report, load_weights
 from opsin.task import tasks
@@ -55,14 +56,14 @@ def import_weights(
     prefix: str = "",
     partial: bool = False,
 ) -> Imported:
-    """Make a bundle of a weight file.
+    """Make a bundle of a weight file: a classifier, or a detector if the network is one.
 
     Args:
         file: .safetensors, a .pt/.pth state dict, or a file of Keras, ONNX or TensorFlow (opsin.models.importers).
         model: name of the network.
         to: folder of the bundle.
-        classes: a file with one name per line, names with commas between, or a sequence of names, in the order of the
-            network's outputs.
+        classes: a file with one name per line, a config.json with `id2label` (as Hugging Face keeps it beside a file of
+            weights), names with commas between, or a sequence of names, in the order of the network's outputs.
         kwargs: of the network's builder.
         size: height and width of the pictures that the network gets.
         mean: per channel (or one for all), as a share of the range.
@@ -81,17 +82,19 @@ def import_weights(
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ConfigError(f"--to {to} exists already. Choose another folder.")
     require_place(to)
-    names = read_classes(classes)
+    detects = answer_of(model) == "detected"
+    names = read_classes(classes, least=1 if detects else 2)
+    heads = [{"name": "label", "class_names": names}]
     values = {
-        "heads": [{"name": "label", "class_names": names}],
+        **({"class_names": names} if detects else {"heads": heads, "small": size <= 64}),
         "image_size": (size, size),
         "channels": channels,
         "mean": _per_channel("mean", mean, channels),
         "std": _per_channel("std", std, channels),
-        "small": size <= 64,
         "flip": True,
     }
-    kind = tasks.get("classify")
+    name = "detect" if detects else "classify"
+    kind = tasks.get(name)
     task = kind(kind.settings_type.model_validate(values))
     spec = ModelSpec(model, dict(kwargs or {}), **task.model_facts)
     network = build(spec)
@@ -105,7 +108,7 @@ def import_weights(
     checksum = hashlib.sha256(file.read_bytes()).hexdigest()
     lineage = {"source": str(file), "sha256": checksum, "layers": report.to_dict()}
     info = {"license": said, "lineage": lineage, "precision": "fp32"}
-    folder = Bundle(task, "classify", spec, task.assemble(network).eval(), info).save(to)
+    folder = Bundle(task, name, spec, task.assemble(network).eval(), info).save(to)
     return Imported(folder, report, said)
 
 
@@ -120,14 +123,16 @@ def _require_all(report: Report, file: Path, model: str, classes: int) -> None:
         raise CheckpointError(f"{file} does not fill '{model}': {report.summary()} Is it of another network?")
 
 
-def read_classes(classes: str | Sequence[str]) -> tuple[str, ...]:
+def read_classes(classes: str | Sequence[str], *, least: int = 2) -> tuple[str, ...]:
     """Class names from a file, from words with commas, or as they are.
 
     Raises:
-        ConfigError: if there are fewer than two, or one is there twice.
+        ConfigError: if there are fewer than `least`, one is there twice, or a JSON file has no names.
     """
     if not isinstance(classes, str):
         names = tuple(classes)
+    elif classes.endswith(".json") and _is_file(classes):
+        names = _names_of_config(Path(classes))
     elif _is_file(classes):
         names = tuple(n.strip() for n in Path(classes).read_text(encoding="utf-8").splitlines() if n.strip())
     else:
@@ -135,9 +140,23 @@ def read_classes(classes: str | Sequence[str]) -> tuple[str, ...]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"The class {twice[0]!r} is there twice. Every output needs a name of its own.")
-    if len(names) < 2:
-        raise ConfigError(f"Expected two class names or more, got {list(names)}: a file with one per line, or a,b,c.")
+    if len(names) < least:
+        wanted = "a class name" if least == 1 else "two class names"
+        raise ConfigError(f"Expected {wanted} or more, got {list(names)}: a file with one per line, or a,b,c.")
     return names
+
+
+def _names_of_config(path: Path) -> tuple[str, ...]:
+    try:
+        named = json.loads(path.read_text(encoding="utf-8"))["id2label"]
+        found = {int(place): str(name) for place, name in named.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path}: expected a config.json with 'id2label', numbers to class names. Give a text file with one per line."
+        ) from error
+    if sorted(found) != list(range(len(found))):
+        raise ConfigError(f"{path}: the numbers of 'id2label' have holes; they are {sorted(found)[:10]} ...")
+    return tuple(found[place] for place in sorted(found))
 
 
 def _is_file(text: str) -> bool:
