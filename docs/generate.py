@@ -105,19 +105,22 @@ def _kind(parameter: Any) -> str:
 # From settings and registries -------------------------------------------------------------------------------------------
 
 
-def settings(section: str) -> str:
-    """Keys of one section of the settings, from the docstrings of their fields."""
+def settings(section: str, task: str = "classify") -> str:
+    """Keys of one section of the settings (`task`: of which task), from the docstrings of their fields."""
     from opsin import recipe
+    from opsin.data.box_transforms import DetectAugment
+    from opsin.data.point_transforms import PointAugment
     from opsin.data.transforms import AugmentSettings
     from opsin.tasks.classify import ClassifySettings, HeadSettings
+    from opsin.tasks.detect import DetectPoints, DetectSettings
+    from opsin.tasks.keypoints import KeypointsSettings, PointSettings
 
-    models = {
-        **recipe.SECTIONS,
-        "data.split": recipe.SplitSettings,
-        "task": ClassifySettings,
-        "task.augment": AugmentSettings,
-        "task.heads": HeadSettings,
+    own = {
+        "classify": {"task": ClassifySettings, "task.augment": AugmentSettings, "task.heads": HeadSettings},
+        "detect": {"task": DetectSettings, "task.augment": DetectAugment, "task.points": DetectPoints},
+        "keypoints": {"task": KeypointsSettings, "task.augment": PointAugment, "task.points": PointSettings},
     }
+    models = {**recipe.SECTIONS, "data.split": recipe.SplitSettings, **own[task]}
     rows = []
     for key, field in models[section].model_fields.items():
         default = "from the data" if field.is_required() else _default(field.get_default(call_default_factory=True))

@@ -17,8 +17,9 @@ from opsin.data.targets import HeadSpec, PointSpec
 from opsin.errors import ConfigError, DataError, UnknownName
 from opsin.metrics import keypoint_report
 from opsin.models import Located
-from opsin.recipe import SplitSettings
+from opsin.recipe import SplitSettings, overrides
 from opsin.results.rows import Rows
+from opsin.run import new_recipe
 from opsin.seeding import keys
 from opsin.task import Sample, as_arrays
 from opsin.tasks.keypoints import Keypoints, KeypointsSettings
@@ -77,6 +78,17 @@ def test_data_without_points_are_refused() -> None:
     data.heads = (HeadSpec("objects", "objects", ("triangle",)),)
     with pytest.raises(DataError, match="no objects with points"):
         Keypoints.view(data)
+
+
+def test_what_is_said_of_the_points_is_put_beside_what_the_data_say() -> None:
+    recipe = new_recipe("keypoints", [overrides(["task.points.swaps=[1, 0, 2]"])])
+    task, data = made(**recipe.task)
+    known = data.heads[0].points
+    assert task.settings.points.swaps == (1, 0, 2)
+    assert task.settings.points.names == known.names
+    assert task.settings.points.skeleton == known.skeleton
+    with pytest.raises(ConfigError, match="each position from 0 to 2 once"):
+        made(points={"swaps": (0, 0, 2)})
 
 
 # Names -------------------------------------------------------------------------------------------------------------------

@@ -68,9 +68,9 @@ _AFTER_INPUT = {
 
 
 class DetectPoints(Settings):
-    """What the points of an object are."""
+    """What the points of an object are; what is not given is taken from the data."""
 
-    names: tuple[str, ...]
+    names: tuple[str, ...] = ()
     swaps: tuple[int, ...] = ()
     """Where each point goes in a mirrored picture."""
     skeleton: tuple[tuple[int, int], ...] = ()
@@ -164,7 +164,9 @@ class Detect(Task[DetectSettings]):
         values["head"] = head.name
         values.setdefault("class_names", tuple(head.class_names))
         if head.points is not None:
-            values.setdefault("points", DetectPoints(**vars(head.points)))
+            known = values.get("points") or {}
+            known = known.model_dump(exclude_unset=True) if isinstance(known, DetectPoints) else dict(known)
+            values["points"] = DetectPoints.model_validate({**vars(head.points), **known})
         if len(data.targets[head.name][indices].objects) == 0:
             raise DataError(f"{data.name}: no picture of the training part has an object in it.")
         if "image_size" not in values:

@@ -44,9 +44,9 @@ TALL = 1.15  # height / width from which a box counts as tall; the inverse for a
 
 
 class PointSettings(Settings):
-    """What the points are; taken from the data."""
+    """What the points are; what is not given is taken from the data."""
 
-    names: tuple[str, ...]
+    names: tuple[str, ...] = ()
     swaps: tuple[int, ...] = ()
     """Where each point goes when the picture is mirrored; empty if not known."""
     skeleton: tuple[tuple[int, int], ...] = ()
@@ -132,16 +132,12 @@ class Keypoints(Task[KeypointsSettings]):
         head = _head(data)
         values.setdefault("head", head.name)
         values.setdefault("class_names", tuple(head.class_names))
-        if "points" not in values:
-            assert head.points is not None  # noqa: S101  # _head has looked
-            points = head.points
-            values["points"] = PointSettings(
-                names=points.names,
-                swaps=points.swaps or swaps_by_name(points.names),
-                skeleton=points.skeleton,
-                sigmas=points.sigmas,
-            )
-        named = PointSettings.model_validate(values["points"])
+        assert head.points is not None  # noqa: S101  # _head has looked
+        own = values.get("points", {})
+        own = own.model_dump(exclude_unset=True) if isinstance(own, PointSettings) else dict(own)
+        known = {**vars(head.points), "swaps": head.points.swaps or swaps_by_name(head.points.names)}
+        values["points"] = PointSettings.model_validate({**known, **own})
+        named = values["points"]
         _check_points(data, named)
         if "image_size" not in values:
             values["image_size"] = _size_for(data.targets[head.name][indices].objects)
