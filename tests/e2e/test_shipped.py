@@ -38,7 +38,19 @@ def test_it_is_judged_on_its_pictures(capsys: pytest.CaptureFixture[str], tmp_pa
     found = json.loads(capsys.readouterr().out)
     assert found["samples"] == 3
     assert found["metrics"]["map50"]["value"] > 0.8
-    assert main(["predict", str(copied), str(copied / "pictures" / "JPEGImages"), "--save", str(tmp_path / "drawn"), "--json"]) == 0
+    assert (
+        main(
+            [
+                "predict",
+                str(copied),
+                str(copied / "pictures" / "JPEGImages"),
+                "--save",
+                str(tmp_path / "drawn"),
+                "--json",
+            ]
+        )
+        == 0
+    )
     assert len(list((tmp_path / "drawn").glob("*.png"))) == 3
 
 
