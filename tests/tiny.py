@@ -18,9 +18,9 @@ class Tiny(NamedTuple):
     points: int = 0  # of an object, for detectors that have some
 
 
-SMALL = {"backbone": "resnet18", "backbone_kwargs": {"width": 16}}
-DENSE = {**SMALL, "channels": 32, "candidates": 4000}  # all of them: which come last is up to rounding
-TWO_STAGES = {**DENSE, "hidden": 64, "octave": 6, "before": (200, 200), "after": (100, 60), "drawn": (9999, 9999)}
+SMALL = {"backbone": "resnet18", "backbone_kwargs": {"width": 8}}
+DENSE = {**SMALL, "channels": 16, "candidates": 4000}  # all of them: which come last is up to rounding
+TWO_STAGES = {**DENSE, "hidden": 64, "octave": 6, "before": (200, 200), "after": (40, 24), "drawn": (9999, 9999)}
 DETR = {
     "dim": 32,
     "encoder_dim": 32,

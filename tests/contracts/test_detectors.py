@@ -24,7 +24,14 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+def _by_default(name):
+    """The other networks of a file are of the same parts as its first one."""
+    return name == models.module(name).NAMES[0]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if _by_default(name) else pytest.mark.slow) for name in DETECTORS]
+)
 def test_registered(name):
     tiny = TINY[name]
     check_detector(name, tiny.kwargs, image_sizes=tiny.sizes, num_points=tiny.points)
