@@ -21,6 +21,8 @@ from opsin.data.objects import ObjectColumn, Objects
 from opsin.data.sampling import repeat_factors
 from opsin.data.sources import ArraySource
 from opsin.data.tiling import tile_dataset, tiles, untile
+from opsin.results.detection import Candidates, Detection
+from opsin.run.tiling import joined
 from opsin.errors import ConfigError, DataError
 from opsin.recipe import SplitSettings
 
@@ -134,9 +136,9 @@ def test_cut_halves_are_merged_and_neighbors_are_not() -> None:
         cut = np.clip(boxes, [left, 0, left, 0], [right, 40, right, 40])
         inside = (cut[:, 2] - cut[:, 0]) / (boxes[:, 2] - boxes[:, 0]) >= 0.4
         found.append((cut[inside] - [left, 0, left, 0], np.full(inside.sum(), 0.5 + left / 1000), labels[inside]))
-    joined = untile(found, offsets[:, :2], threshold=0.3)
-    assert sorted(map(tuple, np.c_[joined.boxes, joined.labels])) == sorted(map(tuple, np.c_[boxes, labels]))
-    assert (np.diff(joined.scores) <= 0).all()
+    whole = untile(found, offsets[:, :2], threshold=0.3)
+    assert sorted(map(tuple, np.c_[whole.boxes, whole.labels])) == sorted(map(tuple, np.c_[boxes, labels]))
+    assert (np.diff(whole.scores) <= 0).all()
     empty = untile([], [])
     assert empty.boxes.shape == (0, 4)
 
@@ -166,3 +168,19 @@ def test_repeat_factors_are_those_of_the_paper() -> None:
     )  # class 0 in 0.9 of the pictures, class 1 in 0.1, class 2 in none
     assert factors.tolist() == [1, 1, 2, 1, 1, 1, 1, 1, 1, 1]
     assert repeat_factors(ObjectColumn.collect([]), 3).shape == (0,)
+
+
+def test_an_unsure_candidate_blows_up_no_box() -> None:
+    sure, junk = [10.0, 10.0, 30.0, 30.0], [10.0, 10.0, 90.0, 80.0]
+    half = [28.0, 10.0, 44.0, 30.0]  # in the next tile
+    parts = [
+        Detection("t", (100, 100), ("a",), _candidates(boxes, scores), np.array([0.3], np.float32))
+        for boxes, scores in (([sure, junk], [0.9, 0.01]), ([[10.0, 10.0, 24.0, 30.0], half], [0.8, 0.2]))
+    ]
+    found = joined("p", (100, 120), parts, [(0, 0), (10, 0)], 100)
+    assert found.boxes_xyxy.tolist() == [[10.0, 10.0, 34.0, 30.0]]  # grown by the sure half alone
+
+
+def _candidates(boxes: list[list[float]], scores: list[float]) -> Candidates:
+    labels, points = np.zeros(len(scores), np.int64), np.zeros((len(scores), 0, 3), np.float32)
+    return Candidates(np.array(boxes, np.float32), np.array(scores, np.float32), labels, points)

@@ -146,6 +146,7 @@ def untile(
     offsets: Sequence[Sequence[int]] | NDArray[np.integer],
     how: Literal["merge", "nms"] = "merge",
     threshold: float = 0.5,
+    sure: NDArray[np.floating] | None = None,
 ) -> Boxes:
     """Join what was found in the tiles of one picture, class by class, best scores first.
 
@@ -156,6 +157,8 @@ def untile(
             the better score, so that halves of a cut object become one; `nms` drops the weaker of two boxes with IoU above
             the threshold.
         threshold: see `how`.
+        sure: (K,) for `merge`, score per class that both boxes need for one to grow around the other; a weaker one goes,
+            so that the many unsure candidates of a detector blow up no box. None lets all of them grow.
 
     Returns:
         In pixels of the picture, by falling score; a merged box has the score and the position of its best part.
@@ -170,6 +173,7 @@ def untile(
     order = np.argsort(-scores, kind="stable")
     boxes, scores, labels = boxes[order], scores[order], labels[order]
     kept_boxes, kept = boxes.copy(), np.ones(len(boxes), np.bool_)
+    grows = np.ones(len(boxes), np.bool_) if sure is None else scores >= np.asarray(sure, np.float64)[labels]
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         while len(members):
@@ -177,7 +181,7 @@ def untile(
             if how == "nms":
                 near = iou(boxes[best], boxes[rest]) > threshold
             else:
-                near = _gathered(kept_boxes, int(best), rest, threshold)
+                near = _gathered(kept_boxes, int(best), rest, threshold, grows)
             kept[rest[near]] = False
             members = rest[~near]
     return Boxes(kept_boxes[kept], scores[kept], labels[kept], order[kept])
@@ -189,14 +193,16 @@ def _cover(box: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.
     return np.asarray(intersection(box, others) / np.maximum(smaller, 1e-12))
 
 
-def _gathered(boxes: NDArray[np.float64], best: int, rest: NDArray[np.int64], threshold: float) -> NDArray[np.bool_]:
-    """Which of the rest belong to the best box, which grows around them until no more do."""
+def _gathered(
+    boxes: NDArray[np.float64], best: int, rest: NDArray[np.int64], threshold: float, grows: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Which of the rest belong to the best box, which grows around those that may until no more do."""
     near = np.zeros(len(rest), np.bool_)
     while True:
         new = ~near & (_cover(boxes[best], boxes[rest]) > threshold)
-        if not new.any():
-            return near
         near |= new
-        members = boxes[rest[new]]
+        members = boxes[rest[new & grows[rest]]]
+        if not grows[best] or not len(members):
+            return near
         boxes[best, :2] = np.minimum(boxes[best, :2], members[:, :2].min(0))
         boxes[best, 2:] = np.maximum(boxes[best, 2:], members[:, 2:].max(0))

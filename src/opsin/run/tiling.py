@@ -60,7 +60,8 @@ def joined(
 ) -> Detection:
     """Results of parts of a picture as one; `offsets` (x, y) are the parts' corners in it."""
     every = [part.candidates for part in parts]
-    boxes, scores, labels, positions = untile([(one.boxes_xyxy, one.scores, one.labels) for one in every], offsets)
+    found = [(one.boxes_xyxy, one.scores, one.labels) for one in every]
+    boxes, scores, labels, positions = untile(found, offsets, sure=parts[0].thresholds)
     shift = np.concatenate(
         [np.tile(np.array([*at, 0.0], np.float32), (len(one), 1)) for one, at in zip(every, offsets)]
     )
