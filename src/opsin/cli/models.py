@@ -240,7 +240,9 @@ def import_file(
         str, typer.Argument(help="A .safetensors file, a .pt/.pth state dict, or a file of Keras, ONNX or TensorFlow.")
     ],
     model: Annotated[str, typer.Option(help="The network that it is for.")],
-    classes: Annotated[str, typer.Option(help="One name per line, a config.json with id2label, or a,b,c, in the order of the outputs.")],
+    classes: Annotated[
+        str, typer.Option(help="One name per line, a config.json with id2label, or a,b,c, in the order of the outputs.")
+    ],
     to: Annotated[str, typer.Option(help="Folder of the bundle.")],
     size: Annotated[int, typer.Option(min=1, help="Height and width of the pictures that the network gets.")] = 224,
     mean: Annotated[str, typer.Option(help="Mean that is taken off the pixels, as shares: one, or R,G,B.")] = "0.5",
