@@ -90,6 +90,8 @@ def train_repeated(
     if folds is not None and repeat > 1:
         raise ConfigError("--folds and --repeat cannot be used together; repeat a single split, or use folds.")
     count, word = (folds, "fold") if folds is not None else (repeat, "seed")
+    if folds is not None:
+        layers = [*layers, Layer("folds", {"data": {"split": {"folds": folds}}})]
     if count == 1:
         run = start(task, layers, out=out, quiet=quiet, progress=progress)
         return Runs([run], interrupted=_stopped(run))
