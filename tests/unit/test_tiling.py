@@ -21,10 +21,10 @@ from opsin.data.objects import ObjectColumn, Objects
 from opsin.data.sampling import repeat_factors
 from opsin.data.sources import ArraySource
 from opsin.data.tiling import tile_dataset, tiles, untile
-from opsin.results.detection import Candidates, Detection
-from opsin.run.tiling import joined
 from opsin.errors import ConfigError, DataError
 from opsin.recipe import SplitSettings
+from opsin.results.detection import Candidates, Detection
+from opsin.run.tiling import joined
 
 
 @given(
