@@ -67,7 +67,8 @@ class Bundle:
 
         Args:
             folder: where to.
-            half: keep weights as float16, in half the bytes; they are float32 again when loaded.
+            half: keep weights as float16, in half the bytes; they are float32 again when loaded. A tensor with a value
+                beyond float16's range stays float32.
 
         Raises:
             ConfigError: if the folder exists and is no bundle, or is the one that the program runs in.
@@ -80,7 +81,7 @@ class Bundle:
         aside.mkdir(parents=True)
         tensors = {name: t.detach().cpu().contiguous().clone() for name, t in self.model.state_dict().items()}
         if half:
-            tensors = {name: t.half() if t.dtype == torch.float32 else t for name, t in tensors.items()}
+            tensors = {name: _halved(t) for name, t in tensors.items()}
         data = dump_tensors(tensors)
         write_durably(aside / "weights.safetensors", data)
         record = {
@@ -237,6 +238,12 @@ def read_weights(path: Path, checksum: str | None = None) -> dict[str, Tensor]:
     if checksum is not None and data_checksum != checksum:
         raise CheckpointError(f"{path} is damaged: its checksum differs from the one in bundle.json.")
     return tensors
+
+
+def _halved(values: Tensor) -> Tensor:
+    if values.dtype != torch.float32 or (values.numel() and float(values.abs().max()) > torch.finfo(torch.float16).max):
+        return values
+    return values.half()
 
 
 def as_sample(image: Any, number: int = 0, reduce_to: int | None = None, spec: ImageSpec | None = None) -> Sample:

@@ -241,6 +241,11 @@ class Task(abc.ABC, Generic[S]):
         """Class names by head, for tasks with classes: what other data must have to be judged by this model."""
         return {}
 
+    @property
+    def point_names(self) -> tuple[str, ...]:
+        """Names of an object's points, in order, for tasks with points: as `classes`."""
+        return ()
+
     def assemble(self, network: nn.Module) -> nn.Module:
         """Put what belongs to the model but not to the architecture around it, e.g. pixel normalization."""
         return network

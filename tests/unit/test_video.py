@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -76,3 +77,16 @@ def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
         VideoReader("camera:99")
     assert is_video("camera:0")
     assert not is_video("a.jpg")
+
+
+def test_seconds_count_from_the_first_frame(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "late.mkv"), "w") as file:
+        stream = file.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(3):
+            frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
+            frame.pts, frame.time_base = 50 + i, Fraction(1, 10)  # a clock that stands at 5 s
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    with VideoReader(tmp_path / "late.mkv") as reader:
+        assert [round(frame.seconds, 2) for frame in reader] == [0.0, 0.1, 0.2]

@@ -31,7 +31,7 @@ class Frame(NamedTuple):
     """One picture of a video."""
 
     number: int  # from 0
-    seconds: float  # since the start of the video
+    seconds: float  # since the first frame
     image: Tensor  # (3, H, W) uint8
 
 
@@ -98,11 +98,14 @@ class VideoReader:
 
     def _decode(self) -> Iterator[Frame]:
         av = _av()
+        began: float | None = None  # a camera's clock, or that of a transport stream, does not begin at 0
         try:
             for number, frame in enumerate(self._container.decode(self._stream)):
+                began = frame.time if began is None else began
                 if number % self.every == 0:
                     pixels = _turned(frame.to_ndarray(format="rgb24"), getattr(frame, "rotation", 0))
-                    yield Frame(number, float(frame.time or 0.0), torch.from_numpy(pixels).permute(2, 0, 1))
+                    seconds = float((frame.time or 0.0) - (began or 0.0))
+                    yield Frame(number, seconds, torch.from_numpy(pixels).permute(2, 0, 1))
         except av.FFmpegError as error:
             raise DataError(f"{self.name}: the video is damaged ({error}).") from error
 

@@ -142,6 +142,13 @@ class Detection:
             self.id, self.size, self.class_names, self.candidates, np.full_like(self.thresholds, score), self.skeleton
         )
 
+    def without_unsure(self) -> Detection:
+        """The same without the candidates that are not shown (but the best one, which `score` needs), in little memory."""
+        kept = np.union1d(self.shown, np.arange(min(1, len(self.candidates))))
+        every = self.candidates
+        few = Candidates(every.boxes_xyxy[kept], every.scores[kept], every.labels[kept], every.points[kept])
+        return Detection(self.id, self.size, self.class_names, few, self.thresholds, self.skeleton)
+
     def counts(self) -> dict[str, int]:
         """Objects found per class; classes without any are left out."""
         found = np.bincount(self.labels, minlength=len(self.class_names))

@@ -169,6 +169,8 @@ def _other_data(
     """All samples of data that have the model's classes, as its task sees them, and what was left out."""
     dataset = data if isinstance(data, Dataset) else load_data(data, columns=columns, skip_bad=skip_bad)
     dataset = _in_known_order(task.classes, dataset)
+    if task.point_names:
+        _same_points(task.point_names, dataset)
     bad = verify(dataset)
     if bad and not skip_bad:
         raise DataError(bad_text(dataset, bad))
@@ -183,6 +185,20 @@ def _own_groups(task: Any, dataset: Dataset, rows: Rows) -> NDArray[np.int64] | 
         return None
     codes = dict(zip(dataset.ids, dataset.groups(spec).tolist()))
     return np.array([codes[name] for name in rows.ids.tolist()], np.int64)
+
+
+def _same_points(names: tuple[str, ...], dataset: Dataset) -> None:
+    """Make sure that errors, measured point by point, compare the same points; names of formats without any may differ."""
+    for head in dataset.heads:
+        if head.kind != "objects":
+            continue
+        other = () if head.points is None else tuple(head.points.names)
+        moved = [name for name, here in zip(other, names) if name != here and name in names]
+        if len(other) != len(names) or moved:
+            raise DataError(
+                f"{dataset.root} has other points than the model, or in another order: {', '.join(other) or 'none'}; the "
+                f"model answers {', '.join(names)}. Bring the points of the data into that order."
+            )
 
 
 def _in_known_order(known: Mapping[str, tuple[str, ...]], dataset: Dataset) -> Dataset:

@@ -24,9 +24,10 @@ from opsin.bundle import Bundle
 from opsin.data.classes import spec_words
 from opsin.data.dataset import Dataset
 from opsin.data.formats import load_data
-from opsin.data.video import Frame, VideoReader, VideoWriter, is_video
+from opsin.data.video import CAMERA, Frame, VideoReader, VideoWriter, is_video
 from opsin.durable import write_durably
 from opsin.errors import ConfigError, DataError
+from opsin.results.detection import Detection
 from opsin.run.tiling import Tiling, predict_tiled
 from opsin.task import Sample
 
@@ -88,6 +89,7 @@ class Wanted:
         tiling: see large pictures in overlapping tiles.
         every: of a video, every n-th frame.
         frames: of a video, at most so many frames.
+        unsure: of videos, keep candidates that are not shown too, for COCO results.
     """
 
     save: Path | None = None
@@ -98,6 +100,7 @@ class Wanted:
     tiling: Tiling | None = None
     every: int = 1
     frames: int | None = None
+    unsure: bool = False
 
 
 def predict_files(
@@ -120,6 +123,9 @@ def predict_files(
 ) -> Predictions:
     """Predict every picture among files, folders, archives, videos and cameras.
 
+    A video that turns out to be damaged is listed as failed, with what was seen before kept. A camera without `frames` is
+    watched until an interrupt (Ctrl-C), and what was seen till then is kept.
+
     Args:
         bundle: the model.
         inputs: files, folders (with all below), archives, videos, or cameras (`camera:0`).
@@ -136,7 +142,7 @@ def predict_files(
     for flag, path in (("--table", table), ("--coco", coco)):
         if path is not None and path.exists():
             raise ConfigError(f"{flag} {path} exists already; give another name, or remove it.")
-    wanted = Wanted(save, sort_into, crops, review_below, score, tiling, every, frames)
+    wanted = Wanted(save, sort_into, crops, review_below, score, tiling, every, frames, coco is not None)
     _need_boxes(bundle, {"--crops": crops, "--coco": coco, "--score": score, "--tile": tiling})
     started, found = time.monotonic(), Predictions()
     videos = [one for one in inputs if is_video(one)]
@@ -151,7 +157,10 @@ def predict_files(
             if progress is not None:
                 progress(len(found.results) + len(found.failed))
     for video in videos:
-        _predict_video(bundle, video, found, runner, wanted, progress)
+        try:
+            _predict_video(bundle, video, found, runner, wanted, progress)
+        except DataError as error:
+            found.failed[str(video)] = str(error)
     found.seconds = time.monotonic() - started
     folder = any(len(source) != 1 for source in sources) or any(Path(one).is_dir() for one in inputs) or bool(videos)
     if write_table and (table is not None or save is not None or folder):
@@ -296,7 +305,7 @@ def _predict_video(
     bundle: Bundle, source: str | Path, found: Predictions, runner: Any, wanted: Wanted,
     progress: Callable[[int], None] | None,
 ) -> None:  # fmt: skip
-    """Frame by frame, in constant memory; ids are `clip.mp4#frame`, times are seconds of the video."""
+    """Frame by frame, keeping what is shown of each; ids are `clip.mp4#frame`, times are seconds of the video."""
     stem = safe_path(Path(str(source).replace(":", "-")).name)
     drawn = None
     if wanted.save is not None:
@@ -304,14 +313,20 @@ def _predict_video(
         drawn = free_path(wanted.save / Path(stem).with_suffix(".mp4"))
     with VideoReader(source, every=wanted.every) as reader, _Drawn(drawn, reader.facts.rate) as film:
         frames = islice(reader, wanted.frames)
-        while chunk := list(islice(frames, VIDEO_BATCH)):
-            samples = [Sample(f"{stem}#{frame.number}", frame.image) for frame in chunk]
-            results = _results(bundle, samples, runner, wanted)
-            for frame, sample, result in zip(chunk, samples, results):
-                _frame_done(frame, sample, result, found, wanted, film)
-            if progress is not None:
-                progress(len(found.results) + len(found.failed))
-    if drawn is not None:
+        try:
+            while chunk := list(islice(frames, VIDEO_BATCH)):
+                samples = [Sample(f"{stem}#{frame.number}", frame.image) for frame in chunk]
+                results = _results(bundle, samples, runner, wanted)
+                for frame, sample, result in zip(chunk, samples, results):
+                    _frame_done(frame, sample, result, found, wanted, film)
+                if progress is not None:
+                    progress(len(found.results) + len(found.failed))
+        except DataError as error:
+            found.failed[str(source)] = str(error)
+        except KeyboardInterrupt:
+            if not str(source).startswith(CAMERA):
+                raise
+    if drawn is not None and drawn.exists():
         found.videos[str(source)] = str(drawn)
 
 
@@ -333,7 +348,8 @@ class _Drawn(ExitStack):
 
 
 def _frame_done(frame: Frame, sample: Sample, result: Any, found: Predictions, wanted: Wanted, film: _Drawn) -> None:
-    found.results.append((sample.id, result, f"{frame.seconds:.3f}"))
+    kept = result if wanted.unsure or not isinstance(result, Detection) else result.without_unsure()
+    found.results.append((sample.id, kept, f"{frame.seconds:.3f}"))
     if wanted.review_below is not None and result.score < wanted.review_below:
         found.review.append(sample.id)
     if film.path is not None or wanted.crops is not None:

@@ -203,6 +203,10 @@ class Detect(Task[DetectSettings]):
     def classes(self) -> dict[str, tuple[str, ...]]:
         return {self.settings.head: self.settings.class_names}
 
+    @property
+    def point_names(self) -> tuple[str, ...]:
+        return () if self.settings.points is None else self.settings.points.names
+
     def assemble(self, network: nn.Module) -> nn.Module:
         """Pixels are normalized inside the model, so that no export can forget it."""
         return Normalized(network, self.spec, self.settings.mean, self.settings.std)
@@ -312,7 +316,8 @@ class Detect(Task[DetectSettings]):
             corners = _to_original(merged.boxes.reshape(-1, 2, 2), where)  # (D, 2, 2)
             bound = np.array([where.original_size[1], where.original_size[0]], np.float32)
             corners = np.clip(corners, 0, bound).reshape(-1, 4).astype(np.float32)
-            candidates = Candidates(corners, merged.scores, merged.labels, points)
+            seen = (corners[:, 2:] > corners[:, :2]).all(1)  # not wholly in the padding
+            candidates = Candidates(corners[seen], merged.scores[seen], merged.labels[seen], points[seen])
             found.append(Detection(name, where.original_size, settings.class_names, candidates, limits, skeleton))
         return found
 
@@ -448,9 +453,28 @@ class Detect(Task[DetectSettings]):
             yield Note("label-range", text, "error")
         if bool((boxes[:, 2:] <= boxes[:, :2]).any()):
             yield Note("box-sides", "A training box has no positive width and height.", "error")
+        least = self.settings.augment.keep_side
+        if (small := _too_small(batch, least)) > 0:
+            text = (
+                f"{small} boxes of the first batch are less than {least:g} pixels wide or high in the model's "
+                f"input, and such boxes are left out of training. Raise task.long_side, cut the pictures into tiles "
+                f"(data.tile), or lower task.augment.keep_side."
+            )
+            yield Note("small-boxes", text, "warning")
         bound = torch.tensor([width, height, width, height], device=boxes.device)
         if bool((boxes < -1).any()) or bool((boxes > bound + 1).any()):
             yield Note("box-outside", "A training box reaches out of the model's input.", "error")
+
+
+def _too_small(batch: Batch, least: float) -> int:
+    """How many boxes of the own pictures are shorter than `least` pixels in the views of them."""
+    count = 0
+    for geometry, one in zip(batch.geometry, batch.originals):
+        objects: Objects = one["objects"]
+        boxes = objects.boxes_xyxy[~objects.crowd]
+        sides = (boxes[:, 2:] - boxes[:, :2]) / np.array(geometry.scale)
+        count += int((sides.min(1, initial=np.inf) < least - 1e-9).sum())
+    return count
 
 
 def _objects_head(data: Any, name: str | None) -> Any:

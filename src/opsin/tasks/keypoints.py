@@ -184,6 +184,10 @@ class Keypoints(Task[KeypointsSettings]):
     def classes(self) -> dict[str, tuple[str, ...]]:
         return {self.settings.head: self.settings.class_names}
 
+    @property
+    def point_names(self) -> tuple[str, ...]:
+        return self.settings.points.names
+
     def assemble(self, network: nn.Module) -> nn.Module:
         """Pixels are normalized inside the model, so that no export can forget it."""
         return Normalized(network, self.spec, self.settings.mean, self.settings.std)
