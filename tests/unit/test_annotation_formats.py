@@ -564,3 +564,112 @@ def test_inspect_and_convert(shared_data: Path, tmp_path: Path, capsys: pytest.C
     assert "lost: 10 x crowd marks (iscrowd): such regions become ordinary objects" in notes
     facts = inspect_data(load_data(out))["objects"]["objects"]
     assert (facts["objects"], facts["crowd"]) == (852, 0)
+
+
+class TestHostile:
+    """Files that are broken or wrong on purpose end in a message with file and place, never in a traceback or a guess."""
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"category_id": []},
+            {"image_id": {}},
+            {"bbox": "1234"},
+            {"bbox": [0, 0, 10**400, 3]},
+            {"bbox": [0, 0, 1e300, 3]},
+            {"keypoints": ["x", 1, 2]},
+            {"keypoints": [10**400, 1, 2]},
+        ],
+    )
+    def test_coco_annotations(self, tmp_path: Path, change: dict[str, Any]) -> None:
+        pictures(tmp_path, "a.png")
+        categories = [{"id": 1, "name": "cat", "keypoints": ["nose"]}]
+        write(tmp_path / "c.json", coco(["a.png"], [{"bbox": [1, 2, 3, 4], **change}], categories))
+        with pytest.raises(DataError, match=r"c\.json, annotation"):
+            load_data(tmp_path)
+
+    @pytest.mark.parametrize(
+        "categories",
+        [
+            [{"id": 1, "name": "cat"}, {"id": 1, "name": "ant"}],
+            [{"id": [1], "name": "cat"}],
+            [{"id": None, "name": "cat"}],
+            [{"id": 1, "name": "cat", "keypoints": 5}],
+            [{"id": 1, "name": "cat", "keypoints": ["a"], "skeleton": [[1]]}],
+        ],
+    )
+    def test_coco_categories(self, tmp_path: Path, categories: list[Any]) -> None:
+        pictures(tmp_path, "a.png")
+        write(tmp_path / "c.json", coco(["a.png"], [{"bbox": [1, 2, 3, 4]}], categories))
+        with pytest.raises(DataError, match=r"c\.json"):
+            load_data(tmp_path)
+
+    def test_coco_sizes_and_nesting(self, tmp_path: Path) -> None:
+        pictures(tmp_path, "a.png")
+        values = coco(["a.png"], [{"bbox": [1, 2, 3, 4], "area": 10**400}])
+        values["images"][0]["width"] = "wide"
+        write(tmp_path / "c.json", values)
+        data = load_data(tmp_path)
+        assert boxes(data) == [[1, 2, 4, 6]]
+        assert np.isnan(data.targets["objects"][0].area).all()
+        write(tmp_path / "c.json", '{"images": [], "annotations": ' + "[" * 10**5 + "]" * 10**5 + "}")
+        with pytest.raises(DataError, match="not JSON"):
+            load_data(tmp_path)
+
+    def test_coco_of_outlines_gives_the_boxes_around_them(self, tmp_path: Path) -> None:
+        pictures(tmp_path, "a.png")
+        outline = [[1, 2, 10, 2, 10, 20], [4, 1, 5, 1, 5, 3]]
+        write(tmp_path / "c.json", coco(["a.png"], [{"segmentation": outline}, {"bbox": [1, 2, 3, 4]}]))
+        data = load_data(tmp_path)
+        assert boxes(data) == [[1, 1, 10, 20], [1, 2, 4, 6]]
+        assert "1 objects have no bbox" in said(data)
+
+    @pytest.mark.parametrize(
+        ("row", "more"),
+        [
+            (b"inf .5 .5 .2 .2", ""),
+            (b"0.7 .5 .5 .2 .2", ""),
+            (b"\xff\xfe\x00", ""),
+            (b"0 .5 .5 .2 .2 .1 .1 .2 .2 .3 .3", "kpt_shape: [3, 3]"),
+            (b"0 .5 .5 .2 .2", "kpt_shape: [1, 3]\nflip_idx: 3"),
+            (b"0 .5 .5 .2 .2", "kpt_shape: [1, 3]\nkpt_names: 3"),
+            (b"0 .5 .5 .2 .2", "kpt_shape: [1, 3]\nskeleton: [[0, x]]"),
+            (b"0 .5 .5 .2 .2", "more: " + "[" * 10**4),
+            (b"0 .5 .5 .2 .2", "names: [[cat]]"),
+        ],
+    )
+    def test_yolo(self, tmp_path: Path, row: bytes, more: str) -> None:
+        pictures(tmp_path, "images/a.png")
+        names = "" if more.startswith("names") else "names: [cat]\n"
+        write(tmp_path / "data.yaml", f"{names}train: images\nval: images\n{more}\n")
+        (tmp_path / "labels").mkdir()
+        (tmp_path / "labels" / "a.txt").write_bytes(row)
+        with pytest.raises(DataError, match=r"a\.txt|data\.yaml"):
+            load_data(tmp_path)
+
+    def test_voc(self, tmp_path: Path) -> None:
+        pictures(tmp_path, "JPEGImages/a.png")
+        box = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>10</xmax><ymax>20</ymax></bndbox>"
+        text = f"<annotation><size><width>inf</width><height>4</height></size><object><name>a</name>{box}</object></annotation>"
+        write(tmp_path / "Annotations" / "a.xml", text)
+        assert boxes(load_data(tmp_path)) == [[0, 1, 10, 20]]
+        for encoding in ("gb2312", "unknown"):
+            write(tmp_path / "Annotations" / "a.xml", f'<?xml version="1.0" encoding="{encoding}"?>{text}')
+            with pytest.raises(DataError, match=r"a\.xml: its encoding is not read .* Save it as UTF-8"):
+                load_data(tmp_path)
+
+    @pytest.mark.parametrize("change", [{"group_id": [1]}, {"flags": [1]}, {"points": [[10**400, 2], [1, 2]]}])
+    def test_labelme(self, tmp_path: Path, change: dict[str, Any]) -> None:
+        pictures(tmp_path, "a.png")
+        shape = {"label": "cat", "points": [[1, 2], [10, 20]], "shape_type": "rectangle", **change}
+        write(tmp_path / "a.json", {"shapes": [shape], "imagePath": "a.png", "imageHeight": "x", "imageWidth": 60})
+        with pytest.raises(DataError, match=r"a\.json, shape 1"):
+            load_data(tmp_path)
+
+    @pytest.mark.parametrize("given", [5, [5], [{"result": [5]}]])
+    def test_labelstudio(self, tmp_path: Path, given: Any) -> None:
+        pictures(tmp_path, "a.png")
+        task = {"id": 3, "data": {"image": "a.png"}, "annotations": given, "result": None}
+        write(tmp_path / "export.json", [task])
+        with pytest.raises(DataError, match=r"task 3.*annotations are no list"):
+            load_data(tmp_path)

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -39,6 +40,9 @@ SIGMAS = {
 COMPARED = 200
 """So many pictures, evenly spread, are compared with the size that the annotations state."""
 
+LARGEST = 1e9
+"""Pixels; a number beyond it is no coordinate of a picture."""
+
 _PART_WORD = re.compile(r"(?P<word>[a-z]+?)[-_]?(?:19|20)?\d{0,4}", re.IGNORECASE)
 
 _SIDE = re.compile("left|right", re.IGNORECASE)
@@ -59,6 +63,32 @@ def point_spec(names: Sequence[str], skeleton: Sequence[tuple[int, int]] = ()) -
 def _other_side(found: re.Match[str]) -> str:
     swapped = {"left": "right", "right": "left"}[found[0].lower()]
     return swapped.capitalize() if found[0][0].isupper() else swapped
+
+
+def stated_size(height: Any, width: Any) -> tuple[int, int] | None:
+    """(H, W) as annotations state it; None where that is no size, so that there is nothing to compare."""
+    try:
+        size = int(float(height)), int(float(width))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return size if min(size) > 0 else None
+
+
+def xml_root(place: Place, name: str) -> ElementTree.Element:
+    """The root of an XML file.
+
+    Raises:
+        DataError: if it is broken, in an encoding that is not read, or defines entities.
+    """
+    data = place.read(name)
+    if b"<!ENTITY" in data.replace(b"\0", b""):
+        raise DataError(f"{place.where(name)}: defines XML entities, which annotations do not need. Remove them.")
+    try:
+        return ElementTree.fromstring(data)
+    except ElementTree.ParseError as error:
+        raise DataError(f"{place.where(name)}: broken XML ({error}).") from error
+    except (ValueError, LookupError) as error:
+        raise DataError(f"{place.where(name)}: its encoding is not read ({error}). Save it as UTF-8.") from error
 
 
 def part_code(word: str) -> int:
@@ -241,7 +271,8 @@ class Annotations:
             points: 3 K numbers x, y, visibility.
 
         Raises:
-            DataError: if the box has no positive size, or a number is not finite (with `skip_bad` it is counted).
+            DataError: if the box has no positive size, or a number is not finite or beyond `LARGEST` (with `skip_bad` it is
+                counted).
         """
         x1, y1, x2, y2 = box_xyxy
         if not (x2 > x1 and y2 > y1 and math.isfinite(x1 + y1 + x2 + y2)):
@@ -249,8 +280,11 @@ class Annotations:
             fault = "x2 <= x1" if x2 <= x1 else "y2 <= y1" if y2 <= y1 else "a value that is no number"
             self.bad(where, f"box [{shown}] has {fault}. Expected positive width and height.", "boxes")
             return
-        if points is not None and not all(map(math.isfinite, points)):
-            self.bad(where, "a point is no number.", "boxes")
+        if max(map(abs, box_xyxy)) > LARGEST:
+            self.bad(where, f"the value {max(map(abs, box_xyxy)):g} is no coordinate of a picture.", "boxes")
+            return
+        if points is not None and not all(isinstance(v, int | float) and abs(v) <= LARGEST for v in points):
+            self.bad(where, "a point is no number, or no coordinate of a picture.", "boxes")
             return
         if points is not None:
             self._points[len(self._owners)] = points

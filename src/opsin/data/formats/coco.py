@@ -14,13 +14,14 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from opsin.data.annotations import (
+    LARGEST,
     PICTURE_FOLDERS,
     Annotations,
     Pictures,
@@ -29,6 +30,7 @@ from opsin.data.annotations import (
     part_code,
     part_in,
     point_spec,
+    stated_size,
 )
 from opsin.data.dataset import PARTS, Dataset, HeadSpec
 from opsin.data.layout import ReadOptions, suffix
@@ -69,6 +71,7 @@ class _File:
     images: list[dict[str, Any]]
     annotations: list[dict[str, Any]]
     categories: dict[Any, dict[str, Any]]
+    bare: int  # objects without a box of their own, whose outlines give it
 
 
 def read(place: Place, options: ReadOptions) -> Dataset:
@@ -107,6 +110,8 @@ def read(place: Place, options: ReadOptions) -> Dataset:
         found.note(
             f"{counts['outlines']} objects have outlines; boxes and points are read, outlines are not.", level="info"
         )
+    if bare := sum(file.bare for file in files):
+        found.note(f"{bare} objects have no bbox; the box around the outline of each was taken.", level="info")
     if counts["crowds"]:
         found.note(
             f"{counts['crowds']} crowd regions (iscrowd) are read as boxes that neither count nor punish; their masks "
@@ -167,7 +172,7 @@ def _parsed(place: Place, name: str) -> _File:
     where = place.where(name)
     try:
         values = json.loads(place.read(name))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON ({error}).") from error
     if not isinstance(values, dict) or not isinstance(values.get("images"), list):
         raise DataError(f"{where}: no COCO annotations; expected an object with the list 'images'.")
@@ -177,21 +182,54 @@ def _parsed(place: Place, name: str) -> _File:
         ("annotations", annotations),
         ("categories", values.get("categories") or []),
     ):
+        if not isinstance(entries, list):
+            raise DataError(f"{where}: '{what}' is no list.")
         for k, entry in enumerate(entries):
             if not isinstance(entry, dict) or (what != "annotations" and "id" not in entry):
                 raise DataError(
                     f"{where}, {what}[{k}]: expected an object{'' if what == 'annotations' else ' with an id'}."
                 )
+            for key in ("id", "image_id", "category_id"):
+                if key in entry and not isinstance(entry[key], int | float | str):
+                    raise DataError(f"{where}, {what}[{k}]: its {key} is {entry[key]!r}; expected a number.")
     if annotations and not values.get("categories"):
         raise DataError(
             f"{where}: no 'categories', so there are no classes (captions?). Give the file with boxes, e.g. instances_*.json."
         )
-    categories = {c["id"]: c for c in values.get("categories") or []}
+    categories: dict[Any, dict[str, Any]] = {}
+    for category in values.get("categories") or []:
+        other = categories.setdefault(category["id"], category)
+        if other.get("name") != category.get("name"):
+            raise DataError(
+                f"{where}: two categories have the id {category['id']} ('{other.get('name')}' and "
+                f"'{category.get('name')}'). Ids must be unique."
+            )
     if nameless := [key for key, c in categories.items() if not str(c.get("name", "")).strip()]:
         raise DataError(f"{where}, category {nameless[0]}: it has no name.")
     if annotations and all("segments_info" in a for a in annotations[:10]):
         raise DataError(f"{where}: panoptic segments, not boxes. Give the file with boxes, e.g. instances_*.json.")
-    return _File(name, part_in(name), images, annotations, categories)
+    bare = 0
+    for entry in annotations:
+        if not entry.get("bbox") and (box := _around(entry.get("segmentation"))):
+            entry["bbox"] = box
+            bare += 1
+    return _File(name, part_in(name), images, annotations, categories, bare)
+
+
+def _around(outlines: Any) -> list[float] | None:
+    """[x, y, width, height] around the outlines [[x1, y1, x2, y2, ...], ...] of an object that has no box of its own."""
+    try:
+        numbers = [[float(v) for v in outline] for outline in outlines] if isinstance(outlines, list) else []
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if not numbers or any(len(outline) < 6 or len(outline) % 2 for outline in numbers):
+        return None
+    xs, ys = (np.concatenate([outline[axis::2] for outline in numbers]) for axis in (0, 1))
+    return [float(xs.min()), float(ys.min()), float(np.ptp(xs)), float(np.ptp(ys))]
+
+
+def _in_order(ids: Iterable[Any]) -> list[Any]:
+    return sorted(ids, key=lambda key: (isinstance(key, str), key))
 
 
 def _class_names(found: Annotations, files: list[_File]) -> list[str]:
@@ -199,8 +237,7 @@ def _class_names(found: Annotations, files: list[_File]) -> list[str]:
     names: dict[str, None] = {}
     for file in files:
         used = {a.get("category_id") for a in file.annotations if "bbox" in a}
-        ids = sorted(file.categories, key=lambda key: (isinstance(key, str), key))
-        for key in ids:
+        for key in _in_order(file.categories):
             category = file.categories[key]
             name = str(category["name"]).strip()
             others = [c for k, c in file.categories.items() if k != key]
@@ -227,8 +264,15 @@ def _points(place: Place, files: list[_File]) -> PointSpec | None:
     for file in files:
         for category in file.categories.values():
             if category.get("keypoints"):
-                pairs = tuple((int(a) - 1, int(b) - 1) for a, b in category.get("skeleton") or ())
-                specs.setdefault(tuple(map(str, category["keypoints"])), pairs)
+                try:
+                    pairs = tuple((int(a) - 1, int(b) - 1) for a, b in category.get("skeleton") or ())
+                    said = tuple(category["keypoints"])
+                except (TypeError, ValueError) as error:
+                    raise DataError(
+                        f"{place.where(file.name)}, category {category['id']}: expected keypoints as a list of names and "
+                        f"skeleton as a list of pairs of numbers ({error})."
+                    ) from error
+                specs.setdefault(tuple(map(str, said)), pairs)
     if len(specs) > 1:
         raise DataError(
             f"{place.title}: categories with different keypoints ({' / '.join(n[0] + ', ...' for n in specs)}). "
@@ -274,7 +318,7 @@ def _read_file(found: Annotations, pictures: Pictures, file: _File, counts: Coun
             dropped.add(key)
             continue
         height, width = image.get("height"), image.get("width")
-        stated = (int(height), int(width)) if height and width else None
+        stated = stated_size(height, width)
         part, below = _placed(name, str(image["file_name"]), file.part)
         rows[key] = found.picture(name, part, below, _attributes(image), stated)
     numbers = len(found.points.names) if found.points else 0
@@ -297,8 +341,8 @@ def _read_file(found: Annotations, pictures: Pictures, file: _File, counts: Coun
             )
             continue
         try:
-            x, y, w, h = map(float, entry["bbox"])
-        except (TypeError, ValueError):
+            x, y, w, h = map(float, entry["bbox"] if isinstance(entry["bbox"], list) else ())
+        except (TypeError, ValueError, OverflowError):
             found.bad(where, f"its bbox is {entry['bbox']!r}; expected [x, y, width, height].", "boxes")
             continue
         points = entry.get("keypoints") if numbers else None
@@ -315,7 +359,7 @@ def _read_file(found: Annotations, pictures: Pictures, file: _File, counts: Coun
             where,
             crowd=bool(entry.get("iscrowd")),
             difficult=bool(entry.get("difficult")),
-            area=float(area) if isinstance(area, int | float) and area > 0 else math.nan,
+            area=float(area) if isinstance(area, int | float) and 0 < area <= LARGEST**2 else math.nan,
             points=points,
         )
 
@@ -369,7 +413,9 @@ def _classes_of_pictures(place: Place, pictures: Pictures, files: list[_File], o
             part, below = _placed(name, str(image["file_name"]), file.part)
             found.picture(name, part, below, _attributes(image))
             words.append(list(by_image.get(image["id"], ())))
-    class_names = list(dict.fromkeys(str(f.categories[k]["name"]).strip() for f in files for k in f.categories))
+    class_names = list(
+        dict.fromkeys(str(f.categories[k]["name"]).strip() for f in files for k in _in_order(f.categories))
+    )
     several = any(len(one) > 1 for one in words)
     if several:
         head, values = multi_head("label", [one or None for one in words], class_names)

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from opsin.data.annotations import Annotations, Pictures, below_pictures, part_code, point_spec
+from opsin.data.annotations import Annotations, Pictures, below_pictures, part_code, point_spec, stated_size, xml_root
 from opsin.data.dataset import PARTS, Dataset, HeadSpec
 from opsin.data.layout import ReadOptions, suffix
 from opsin.data.objects import Objects
@@ -56,13 +56,7 @@ def read(place: Place, options: ReadOptions) -> Dataset:
         held = f"several CVAT files ({', '.join(files)}); give one" if files else "no CVAT annotations (XML) in it"
         raise DataError(f"{place.title}: {held}.")
     where = place.where(files[0])
-    data = place.read(files[0])
-    if b"<!ENTITY" in data:
-        raise DataError(f"{where}: defines XML entities, which annotations do not need. Remove them.")
-    try:
-        root = ElementTree.fromstring(data)
-    except ElementTree.ParseError as error:
-        raise DataError(f"{where}: broken XML ({error}).") from error
+    root = xml_root(place, files[0])
     if root.find("track") is not None:
         raise DataError(f"{where}: tracks of a video. Export the task as 'CVAT for images 1.1'.")
     classes, spec = _labels(root)
@@ -76,9 +70,10 @@ def read(place: Place, options: ReadOptions) -> Dataset:
             found.bad(f"{where}, image {image.get('id')}", f"its picture '{written}' was not found.", "pictures")
             continue
         tags = {"tags": "|".join(tag.get("label", "") for tag in image.iter("tag"))}
-        size = (int(image.get("height", 0)), int(image.get("width", 0)))
         below = below_pictures(name, part)
-        row = found.picture(name, part, below, tags if tags["tags"] else None, size if min(size) > 0 else None)
+        row = found.picture(
+            name, part, below, tags if tags["tags"] else None, stated_size(image.get("height"), image.get("width"))
+        )
         _add_shapes(found, row, image, f"{where}, image {image.get('id')} ({written})", counts)
     for what, words in (
         ("outlines", "shapes are outlines or ellipses; the box around each was taken"),

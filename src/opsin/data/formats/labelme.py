@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from opsin.data.annotations import Annotations, Pictures, named_classes, part_in, point_spec
+from opsin.data.annotations import Annotations, Pictures, named_classes, part_in, point_spec, stated_size
 from opsin.data.columns import natural_key
 from opsin.data.dataset import Dataset, HeadSpec
 from opsin.data.layout import ReadOptions, suffix
@@ -66,7 +66,7 @@ def read(place: Place, options: ReadOptions) -> Dataset:
             found.bad(place.where(name), f"its picture '{written}' was not found.", "pictures")
             continue
         height, width = values.get("imageHeight"), values.get("imageWidth")
-        row = found.picture(picture, part, stated=(int(height), int(width)) if height and width else None)
+        row = found.picture(picture, part, stated=stated_size(height, width))
         _add_shapes(found, row, name, values["shapes"], counts)
     if counts["outlines"]:
         found.note(f"{counts['outlines']} shapes are outlines or circles; the box around each was taken.", level="info")
@@ -86,10 +86,16 @@ def read(place: Place, options: ReadOptions) -> Dataset:
 def _parsed(place: Place, name: str) -> dict[str, Any]:
     try:
         values = json.loads(place.read(name).decode("utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{place.where(name)}: not JSON ({error}).") from error
     if not isinstance(values, dict) or not isinstance(values.get("shapes"), list):
         raise DataError(f"{place.where(name)}: no LabelMe annotation; expected an object with the list 'shapes'.")
+    for number, shape in enumerate(values["shapes"], 1):
+        group, flags = (shape.get("group_id"), shape.get("flags")) if isinstance(shape, dict) else (None, None)
+        if isinstance(group, list | dict) or not isinstance(flags or {}, dict):
+            raise DataError(
+                f"{place.where(name)}, shape {number}: expected a number as its group_id and an object as its flags."
+            )
     return values
 
 
@@ -117,7 +123,7 @@ def _add_shapes(found: Annotations, row: int, name: str, shapes: list[Any], coun
         label = str(shape.get("label") or "").strip() if isinstance(shape, dict) else ""
         try:
             corners = [(float(x), float(y)) for x, y in shape["points"]]
-        except (TypeError, ValueError, KeyError):
+        except (TypeError, ValueError, KeyError, OverflowError):
             found.bad(at, "its points are no list of [x, y].", "shapes")
             continue
         if not label or not corners:

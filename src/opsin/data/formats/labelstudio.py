@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.etree import ElementTree
 
-from opsin.data.annotations import Annotations, Pictures, below_pictures, part_code, point_spec
+from opsin.data.annotations import Annotations, Pictures, below_pictures, part_code, point_spec, xml_root
 from opsin.data.columns import natural_key
 from opsin.data.dataset import PARTS, Dataset, FileSource, HeadSpec
 from opsin.data.layout import ReadOptions, is_picture, suffix
@@ -63,7 +63,7 @@ def read(place: Place, options: ReadOptions) -> Dataset:
     where = place.where(files[0])
     try:
         tasks = json.loads(place.read(files[0]).decode("utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON ({error}).") from error
     classes, points = _configured(place)
     points = points or _point_names(tasks)
@@ -73,6 +73,9 @@ def read(place: Place, options: ReadOptions) -> Dataset:
         at = f"{where}, task {task.get('id', number) if isinstance(task, dict) else number}"
         if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
             found.bad(at, "it has no data.", "tasks")
+            continue
+        if not _lists(task):
+            found.bad(at, "its annotations are no list of objects, each with a list of results.", "tasks")
             continue
         texts = {k: str(v) for k, v in task["data"].items() if isinstance(v, str | int | float)}
         part = part_code(texts.get("split", ""))
@@ -101,6 +104,16 @@ def read(place: Place, options: ReadOptions) -> Dataset:
     return found.dataset(classes or None)
 
 
+def _lists(task: dict[str, Any]) -> bool:
+    """Whether annotations and their results are lists of objects."""
+
+    def objects(entries: Any) -> bool:
+        return isinstance(entries, list) and all(isinstance(one, dict) for one in entries)
+
+    given = task.get("annotations") or []
+    return objects(given) and all(objects(one.get("result") or []) for one in given)
+
+
 def _picture(pictures: Pictures, texts: dict[str, str], part: int) -> tuple[str, str | None]:
     """The entry of a task's data that names its picture, and the file."""
     last = ""
@@ -122,10 +135,7 @@ def _configured(place: Place) -> tuple[list[str], list[str]]:
     files = [n for n in place.names if n.rpartition("/")[2] == "config.xml" and b"<View" in place.head(n, 4096)]
     if len(files) != 1:
         return [], []
-    try:
-        root = ElementTree.fromstring(place.read(files[0]))
-    except ElementTree.ParseError as error:
-        raise DataError(f"{place.where(files[0])}: broken XML ({error}).") from error
+    root = xml_root(place, files[0])
     tags = ("RectangleLabels", "PolygonLabels", "EllipseLabels")
     classes = [label.get("value", "") for tag in tags for group in root.iter(tag) for label in group.iter("Label")]
     points = [label.get("value", "") for group in root.iter("KeyPointLabels") for label in group.iter("Label")]
@@ -136,7 +146,7 @@ def _point_names(tasks: Any) -> list[str]:
     words = {
         word
         for task in tasks
-        if isinstance(task, dict)
+        if isinstance(task, dict) and _lists(task)
         for one in task.get("annotations") or ()
         for result in one.get("result") or ()
         if result.get("parentID")
@@ -166,7 +176,7 @@ def _add_results(found: Annotations, row: int, results: list[Any], at: str, coun
                 points.setdefault(result["parentID"], {})[labels[0]] = (*at_point, 1.0 if "hidden" in marks else 2.0)
                 continue
             box = _box(value, kind, width, height, counts)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             found.bad(where, "its value has no readable coordinates.", "results")
             continue
         objects.append((where, str(labels[0]), box, str(result.get("id", "")), marks))

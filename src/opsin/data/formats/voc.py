@@ -16,7 +16,15 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from opsin.data.annotations import Annotations, Pictures, below_pictures, named_classes, part_code
+from opsin.data.annotations import (
+    Annotations,
+    Pictures,
+    below_pictures,
+    named_classes,
+    part_code,
+    stated_size,
+    xml_root,
+)
 from opsin.data.dataset import PARTS, Dataset
 from opsin.data.layout import PART_FOLDERS, ReadOptions, suffix
 from opsin.data.objects import Objects
@@ -74,7 +82,7 @@ def read(place: Place, options: ReadOptions) -> Dataset:
     zeros: list[str] = []
     marked = True
     for name in files:
-        root = _parsed(place, name)
+        root = xml_root(place, name)
         part = _part(name, parts)
         if parts and _inside(name) not in parts:
             counts["unlisted"] += 1
@@ -85,7 +93,12 @@ def read(place: Place, options: ReadOptions) -> Dataset:
         if picture is None:
             found.bad(place.where(name), "its picture (the same name, or <filename>) was not found.", "pictures")
             continue
-        row = found.picture(picture, part, _below(picture, part, bool(parts)), stated=_stated(root))
+        row = found.picture(
+            picture,
+            part,
+            _below(picture, part, bool(parts)),
+            stated=stated_size(root.findtext("size/height"), root.findtext("size/width")),
+        )
         ours = root.findtext("origin") == "1"
         nodes = enumerate(root.iter("object"), 1)
         objects = [one for k, node in nodes if (one := _object(found, name, k, node, ours, counts))]
@@ -111,16 +124,6 @@ def read(place: Place, options: ReadOptions) -> Dataset:
     if counts["truncated"]:
         found.note(f"{counts['truncated']} objects are marked as truncated, which is not kept.", level="info")
     return found.dataset(named_classes(place, ("labels.txt",)))
-
-
-def _parsed(place: Place, name: str) -> ElementTree.Element:
-    data = place.read(name)
-    if b"<!ENTITY" in data:
-        raise DataError(f"{place.where(name)}: defines XML entities, which annotations do not need. Remove them.")
-    try:
-        return ElementTree.fromstring(data)
-    except ElementTree.ParseError as error:
-        raise DataError(f"{place.where(name)}: broken XML ({error}).") from error
 
 
 def _image_sets(place: Place) -> dict[str, int]:
@@ -167,14 +170,6 @@ def _below(picture: str, part: int, listed: bool) -> str:
     before, mark, after = f"/{picture}".partition("/JPEGImages/")
     del before
     return after if mark and listed else below_pictures(picture, part)
-
-
-def _stated(root: ElementTree.Element) -> tuple[int, int] | None:
-    try:
-        size = int(float(root.findtext("size/height", ""))), int(float(root.findtext("size/width", "")))
-    except ValueError:
-        return None
-    return size if min(size) > 0 else None
 
 
 def _object(

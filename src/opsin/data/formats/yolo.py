@@ -141,7 +141,7 @@ def _planned(place: Place, described: str | None, inner: str) -> _Plan:
     where = place.where(described)
     try:
         values = yaml.safe_load(place.read(described))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"{where}: not YAML ({error}).") from error
     if not isinstance(values, dict):
         raise DataError(f"{where}: expected keys such as names, train and val.")
@@ -203,6 +203,9 @@ def _undescribed(place: Place, inner: str) -> _Plan:
 
 def _classes(values: Mapping[str, Any], where: str) -> dict[int, str]:
     names = values.get("names")
+    entries = names.values() if isinstance(names, dict) else names if isinstance(names, list) else ()
+    if any(isinstance(name, list | dict) for name in entries):
+        raise DataError(f"{where}: names holds a list or mapping in place of a class name.")
     if isinstance(names, dict):
         try:
             classes = {int(key): str(name).strip() for key, name in names.items()}
@@ -227,6 +230,16 @@ def _points(values: Mapping[str, Any], where: str) -> tuple[PointSpec | None, in
     ):
         raise DataError(f"{where}: kpt_shape is {shape!r}; expected [number of points, 2 or 3].")
     count, dims = shape
+    try:
+        return _described_points(values, count, where), dims
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{where}: expected kpt_names as a list of names, flip_idx and kpt_sigmas as lists of numbers, and skeleton as a "
+            f"list of pairs ({error})."
+        ) from error
+
+
+def _described_points(values: Mapping[str, Any], count: int, where: str) -> PointSpec:
     swaps = tuple(values.get("flip_idx") or ())
     if swaps and (sorted(swaps) != list(range(count))):
         raise DataError(f"{where}: flip_idx must hold each of 0 to {count - 1} once; it is {list(swaps)}.")
@@ -237,7 +250,7 @@ def _points(values: Mapping[str, Any], where: str) -> tuple[PointSpec | None, in
     skeleton = tuple((int(a), int(b)) for a, b in values.get("skeleton") or ())
     sigmas = tuple(float(v) for v in values.get("kpt_sigmas") or ())
     said = point_spec(tuple(map(str, names)), skeleton)
-    return PointSpec(said.names, swaps or said.swaps, skeleton, sigmas or said.sigmas), dims
+    return PointSpec(said.names, swaps or said.swaps, skeleton, sigmas or said.sigmas)
 
 
 def _bases(values: Mapping[str, Any], folder: str) -> list[str]:
@@ -288,7 +301,11 @@ def _from_list(place: Place, path: str, bases: list[str], known: set[str]) -> se
 
 
 def _read_rows(found: Annotations, plan: _Plan, row: int, file: str, counts: Counter[str]) -> None:
-    text = found.place.read(file).decode("utf-8-sig")
+    try:
+        text = found.place.read(file).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        found.bad(found.place.where(file), "it is not text (UTF-8).", "label files")
+        return
     if not text.strip():
         return
     source = FileSource(found.place, found.names)  # type: ignore[arg-type]
@@ -302,19 +319,21 @@ def _read_rows(found: Annotations, plan: _Plan, row: int, file: str, counts: Cou
         try:
             key = int(cells[0]) if cells[0].lstrip("-").isdigit() else int(float(cells[0]))
             values = [float(cell) for cell in cells[1:]]
-        except ValueError:
+            if key != float(cells[0]):
+                raise ValueError(cells[0])
+        except (ValueError, OverflowError):
             found.bad(at, f"'{line.strip()[:60]}' is not a row of numbers.", "rows")
             continue
         if key not in plan.classes:
             known = f"{min(plan.classes)} to {max(plan.classes)}" if plan.classes else "none"
             found.bad(at, f"the class {key} has no name ({len(plan.classes)} are given: {known}).", "rows")
             continue
-        outline = len(cells) != pose and len(values) >= 6 and len(values) % 2 == 0
+        outline = pose is None and len(values) >= 6 and len(values) % 2 == 0
         if len(values) != 4 and len(cells) != pose and not outline:
-            expected = f", or {pose} of a box with points" if pose else ""
+            expected = f"or {pose} of a box with points" if pose else "7 or more of an outline"
             found.bad(
                 at,
-                f"{len(cells)} values; expected 5 (class cx cy width height), 7 or more of an outline{expected}.",
+                f"{len(cells)} values; expected 5 (class cx cy width height), {expected}.",
                 "rows",
             )
             continue
