@@ -188,7 +188,8 @@ def detectors() -> str:
     for name in sorted(names, key=lambda name: (known._modules[name], costs.get(name, {}).get("parameters", 0))):
         text = ast.get_docstring(ast.parse(_file(known._modules[name]).read_text(encoding="utf-8"))) or ""
         weights = re.search(r"^Weights: (.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
-        license = re.search(r"\b(Apache-2\.0|BSD-3-Clause|MIT)\b", weights[1] if weights else "")
+        said = weights[1] if weights and f"none is published of {name}" not in weights[1] else ""
+        license = re.search(r"\b(Apache-2\.0|BSD-3-Clause|MIT)\b", said)
         cost = costs.get(name, {})
         size = f"{cost['parameters'] / 1e6:.2f} M" if cost else ""
         work = "" if not cost else f"{cost['macs'] / 1e9:.1f} G" if cost["macs"] else "depends on the picture"

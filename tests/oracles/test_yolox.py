@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou, complete_box_iou, generalized_box_iou, nms
 
 from opsin.errors import ConfigError
+from opsin.losses.set_prediction import varifocal
 from opsin.models import ModelSpec, build
 from opsin.models.detectors import Targets
 from opsin.models.detectors.yolox import (
@@ -24,7 +25,6 @@ from opsin.models.detectors.yolox import (
     places_of,
     simota,
     task_aligned,
-    varifocal_loss,
 )
 
 PUBLISHED = Path(__file__).with_name("yolox_published.json")
@@ -208,7 +208,8 @@ def test_box_losses_are_torchvisions():
 
 def test_varifocal_is_its_formula():
     logits, target = torch.randn(50), (torch.rand(50) - 0.5).clamp(min=0)
-    for loss, x, q in zip(varifocal_loss(logits, target).tolist(), logits.tolist(), target.tolist()):
+    losses = [varifocal(x, q, q > 0).item() for x, q in zip(logits, target)]
+    for loss, x, q in zip(losses, logits.tolist(), target.tolist()):
         p = 1 / (1 + math.exp(-x))
         positive = -q * (q * math.log(p) + (1 - q) * math.log(1 - p))
         assert loss == pytest.approx(positive if q > 0 else -0.75 * p**2 * math.log(1 - p), rel=1e-4)

@@ -12,8 +12,8 @@ Checked against: the published layout of names and shapes and parameter counts (
     m 25,326,495; l 54,208,895; x 99,071,455), outputs and losses of the published code, torchvision's IoU losses,
     scalar assignments written from the papers (tests/oracles/test_yolox.py).
 Reproduced: not yet run.
-Weights: none shipped; the published files (Apache-2.0) load unchanged. They were trained on pictures whose channels are in
-    the order blue, green, red with values 0 to 255.
+Weights: the published files (Apache-2.0) load unchanged, none is published of yolox_pico. They were trained on
+    pictures whose channels are in the order blue, green, red with values 0 to 255.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from torchvision.ops import complete_box_iou_loss, generalized_box_iou_loss
 
 from opsin.errors import ConfigError
+from opsin.losses.set_prediction import varifocal
 from opsin.models.detectors import Detector, Targets
 from opsin.models.trunk import Trunk
 from opsin.task import Part
@@ -483,13 +484,6 @@ def distribution_loss(logits: Tensor, distances: Tensor) -> Tensor:
     return -((1 - share) * at_low + share * at_high).mean(-1)
 
 
-def varifocal_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Varifocal loss (equation 2 of VarifocalNet, alpha 0.75, gamma 2), element by element."""
-    with torch.no_grad():
-        weight = torch.where(target > 0, target, 0.75 * logits.sigmoid().square())
-    return weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-
-
 def _filled(targets: Targets, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Objects of all pictures in one table: boxes (B, M, 4), labels (B, M), which are real (B, M)."""
     most = max(1, *(len(boxes) for boxes in targets.boxes))
@@ -662,7 +656,7 @@ class YOLOX(Detector):
             objectness = _single(raw.objectness)
             found["objectness"] = F.binary_cross_entropy_with_logits(objectness, taken.to(objectness), reduction="sum")
         if self.class_loss == "varifocal":
-            found["class"] = varifocal_loss(logits, wanted).sum()
+            found["class"] = varifocal(logits, wanted, wanted > 0)
         else:
             found["class"] = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
         return {name: Part(total, count, self.weights[name]) for name, total in found.items()}
