@@ -26,14 +26,14 @@ LANDMARKS: dict[str, Any] = {
         "name": "heatmap_net",
         "kwargs": {"backbone": "resnet18", "backbone_kwargs": {"width": 32}, "channels": 128},
     },
-    "run": {"epochs": 120, "batch_size": 14, "validate_every": 10},
+    "run": {"epochs": 80, "batch_size": 14, "validate_every": 10},
 }
 OVERFIT: dict[str, Any] = {
     "model": {
         "name": "heatmap_net",
         "kwargs": {"backbone": "resnet18", "backbone_kwargs": {"width": 32}, "channels": 128},
     },
-    "run": {"epochs": 250, "batch_size": 16, "validate_every": 50},
+    "run": {"epochs": 150, "batch_size": 16, "validate_every": 150},  # what is kept is what was learned by heart
     "task": {"augment_preset": "plain", "image_size": [128, 96]},
     "optimizer": {"weight_decay": 0.0, "ema": 0.95},
 }
