@@ -196,7 +196,7 @@ def inputs_of(tmp_path: Path, *heads: HeadSettings, part: str = "test", **change
         "rows": {part: rows},
         "metrics": log(tmp_path / "metrics.jsonl"),
         "task": task,
-        "picture": lambda name: Image.new("L", (8, 8), len(name)),
+        "picture": lambda one: Image.new("L", (8, 8), len(one.id)),
     }
     return ReportInputs(**{**given, **changes})
 
