@@ -32,7 +32,7 @@ def main() -> None:
         done = subprocess.run(
             [sys.executable, "-m", "opsin", "demo", given.task, "--json", "--out", str(Path(folder) / "demo")],
             stdout=subprocess.PIPE,
-            check=True,
+            check=False,  # what did not happen as promised stands in the result
             env={**os.environ, "OPSIN_HOME": str(Path(folder) / "home")},
         )
         wall = time.monotonic() - started

@@ -11,10 +11,10 @@ from opsin.data.dataset import Dataset
 from opsin.data.objects import ObjectColumn, Objects
 from opsin.data.sources import ArraySource
 from opsin.data.targets import HeadSpec, PointSpec
-from opsin.errors import DataError
+from opsin.errors import ConfigError, DataError
 from opsin.run.evaluating import _same_points
 from opsin.task import Geometry, Sample
-from opsin.tasks.detect import Detect, DetectSettings
+from opsin.tasks.detect import Detect, DetectPoints, DetectSettings
 
 
 def _task() -> Detect:
@@ -43,6 +43,16 @@ def test_boxes_too_small_to_be_learned_are_said() -> None:
     batch = task.collate([task.prepare(sample, 0, train=True)], np.zeros(1, np.uint64))
     notes = {note.code: note.text for note in task.check_batch(torch.nn.Identity(), batch)}
     assert notes["small-boxes"].startswith("1 boxes of the first batch are less than 2 pixels")
+
+
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    plain = _task().settings
+    with pytest.raises(ConfigError, match=r"task\.thresholds has 2 scores for 1 classes"):
+        Detect(plain.model_copy(update={"thresholds": (0.5, 0.5)}))
+    points = DetectPoints(names=("left", "right"))
+    with pytest.raises(ConfigError, match=r"task\.points\.swaps"):
+        Detect(plain.model_copy(update={"flip": True, "points": points}))
+    Detect(plain.model_copy(update={"flip": True, "points": points.model_copy(update={"swaps": (1, 0)})}))
 
 
 def test_halved_weights_never_overflow() -> None:

@@ -60,10 +60,11 @@ def command(
     marked, with ! where two of them are sure (0.8 and more) of different classes.
     """
     if beside:
-        if any(one is not None for one in (save, sort_into, review_below, table, crops, score, tile, frames, coco)):
+        others = (save, sort_into, review_below, table, crops, score, tile, frames, coco)
+        if every != 1 or any(one is not None for one in others):
             raise ConfigError(
                 "--beside shows answers side by side; leave out --save, --sort-into, --crops, --review-below, --score, "
-                "--tile, --frames, --coco and --table."
+                "--tile, --every, --frames, --coco and --table."
             )
         return _beside([run, *beside], inputs, top or 3, device, json)
     from opsin.engine.precision import choose_device

@@ -93,7 +93,7 @@ def _spoiled(pages: Path, to: Path) -> Path:
     path = to / "annotations" / "instances_train.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     boxes = record["annotations"]
-    boxes[0]["bbox"][0] = -20
+    boxes[0]["bbox"][0] = -boxes[0]["bbox"][2] / 2
     boxes.append({**boxes[5], "id": len(boxes) + 1})
     boxes[9]["bbox"][0] = 500
     path.write_text(json.dumps(record), encoding="utf-8")

@@ -149,6 +149,15 @@ class Detect(Task[DetectSettings]):
 
     def __init__(self, settings: DetectSettings) -> None:
         super().__init__(settings)
+        if settings.thresholds is not None and len(settings.thresholds) != len(settings.class_names):
+            raise ConfigError(
+                f"task.thresholds has {len(settings.thresholds)} scores for {len(settings.class_names)} classes; give one for each."
+            )
+        if settings.flip and settings.points is not None and not settings.points.swaps:
+            raise ConfigError(
+                "task.flip = true mirrors pictures, but it is not known which points change places then. Say so with "
+                "task.points.swaps (each point's twin, its own place where it has none), or leave task.flip out."
+            )
         self.spec: ImageSpec = ImageSpec(settings.channels, settings.pixel_type, settings.pixel_range)
         low, high = settings.pixel_range
         self.fill = low + (high - low) * float(np.mean(settings.mean))
