@@ -230,7 +230,7 @@ def test_predict_finds_nothing_to_read(run: Path, capsys: pytest.CaptureFixture[
     assert Path("none.csv").read_text().splitlines()[0] == "file,error"
     assert "no such file" in refused(capsys, "predict", "runs/a", "nowhere.png")
     assert "--top is for classifiers" in refused(capsys, "predict", "runs/a", PAGE, "--top", "3")
-    assert "one class per picture" in refused(capsys, "predict", "runs/a", PAGE, "--beside", "runs/killed/../a")
+    assert "one class per picture" in refused(capsys, "predict", "runs/a", PAGE, "--beside", "./runs/a")
 
 
 def test_predict_in_tiles(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -312,4 +312,4 @@ def test_python(run: Path, place: Path) -> None:
         layers=[Layer("test", {**SETTINGS, "run": {**SETTINGS["run"], "epochs": 1}})],
     )  # fmt: skip
     assert again.state["status"] == "done"
-    assert [found.id for found in opsin.load(again).predict([PAGE, PAGE])] == [PAGE, PAGE]
+    assert [found.id for found in again.bundle.predict([PAGE, PAGE])] == [PAGE, PAGE]
