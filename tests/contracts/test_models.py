@@ -193,7 +193,7 @@ def test_auto_and_round_trip():
             r"no argument 'stm' \(did you mean 'stem'\?\)\. It takes: stem, width",
         ),
         ("resnet18", {"num_classes": 3}, 3, ConfigError, "'num_classes' is set from the data"),
-        ("resnet18", {"stem": "jpeg"}, 3, ConfigError, "expected 'imagenet' or 'cifar'"),
+        ("resnet18", {"stem": "jpeg"}, 3, ConfigError, "stem = 'jpeg'; expected one of imagenet, cifar, deep"),
         ("vgg11", {"head": "none"}, 3, ConfigError, "head = 'none'; expected '3-dense', '1-dense' or 'pool'"),
         ("smallnet", {"widths": [8]}, 3, ConfigError, "and one depth of 0 or more for each"),
         ("mlp", {"hidden": []}, 3, ConfigError, "one positive width or more"),

@@ -436,8 +436,8 @@ def test_four_pictures_are_learned_by_heart(options):
         ({"class_loss": "varifocal"}, "set objectness = false"),
         ({"reg_max": 8, "l1_weight": 1.0}, "l1_weight 0 with it"),
         ({"width": 0.01}, "a width of at least 1/32"),
-        ({"backbone": "mlp"}, "backbone = 'mlp' has no forward_pyramid"),
-        ({"backbone": "smallnet"}, "features at strides 2, 4, 8; stride 16 is missing"),
+        ({"backbone": "mlp"}, "backbone = 'mlp' has no feature pyramid"),
+        ({"backbone": "smallnet"}, r"has features at strides \(8,\); it needs \(8, 16, 32\)"),
         ({"widht": 0.5}, "did you mean 'width'"),
     ],
 )
