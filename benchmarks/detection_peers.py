@@ -18,7 +18,7 @@ takes one thread less than there are processors when it trains on them, and no s
 trial give the processor time of an epoch. Validation on the val list is included, as it is in their own training.
 
 `latency` is forward and decode of one picture without merging boxes, 80 classes, new weights, convolution and
-normalization fused as the peer's own prediction does; contestants are processes that take turns, one after the other.
+normalization fused as the peer's own prediction does; contestants are processes that take turns, one after the other, each stopped while another runs.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import os
 import platform
 import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -363,7 +364,7 @@ def keep(values: dict[str, Any], row: dict[str, Any]) -> None:
 
 
 class Contestant:
-    """A process with one network, that times it when asked."""
+    """A process with one network, that times it when asked; until then it is stopped, so that no thread of it spins."""
 
     def __init__(self, python: Path | str, env: dict[str, str], words: dict[str, Any]) -> None:
         self.name = f"{words['peer']} {words['model']}"
@@ -374,11 +375,12 @@ class Contestant:
         self.ready: dict[str, Any] = self.ask(words)
 
     def ask(self, words: Any) -> Any:
-        """Send a line, get one back.
+        """Wake the process, send a line, get one back, stop the process.
 
         Raises:
             SystemExit: if the process has ended.
         """
+        self.process.send_signal(signal.SIGCONT)
         try:
             self.to.write(json.dumps(words) + "\n")
             self.to.flush()
@@ -387,10 +389,12 @@ class Contestant:
         line = self.back.readline()
         if not line:
             raise SystemExit(f"{self.name} has ended")
+        self.process.send_signal(signal.SIGSTOP)
         return json.loads(line)
 
     def close(self) -> None:
         """End the process."""
+        self.process.send_signal(signal.SIGCONT)
         self.to.close()
         self.process.wait()
 
@@ -534,6 +538,7 @@ def race(say: Callable[[Any], None]) -> None:
             run(image)
         say({"parameters_of_80_classes": count, "torch": str(torch.__version__)})
         for line in sys.stdin:
+            run(image)  # what was in the caches is another's by now
             found = []
             for _ in range(json.loads(line)["runs"]):
                 began = time.perf_counter()

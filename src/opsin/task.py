@@ -85,7 +85,7 @@ class Prepared(NamedTuple):
 def _rows_of(value: Any, start: int, stop: int) -> Any:
     if isinstance(value, Mapping):
         return {name: _rows_of(part, start, stop) for name, part in value.items()}
-    return value if isinstance(value, int) else value[start:stop]
+    return value if isinstance(value, int | float) else value[start:stop]
 
 
 def _moved(value: Any, device: torch.device) -> Any:
@@ -111,6 +111,7 @@ class Batch:
             come from the *global* batch: those that other processes own lie in the `extra` last places, and `augment`
             cuts them off.
         key: of the global batch (that of its first sample), for what all its samples share, such as their size.
+        done: share of the planned epochs that lie behind, in [0, 1), for what changes as training nears its end.
     """
 
     inputs: Any
@@ -121,6 +122,7 @@ class Batch:
     keys: Keys
     partners: NDArray[np.int64] | None = None
     key: int = 0
+    done: float = 0.0
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -17,6 +17,7 @@ from opsin.analyze.inspect import inspect_data
 from opsin.cli import main
 from opsin.data import Dataset, load_data
 from opsin.data.annotations import part_in, point_spec
+from opsin.data.formats.coco import write as write_coco
 from opsin.errors import ConfigError, DataError, UnknownName
 
 
@@ -72,6 +73,18 @@ class TestCoco:
         assert list(data.attributes["coco_image_id"]) == ["0", "1"]
         assert "1 crowd regions" in said(data)
         assert load_data(tmp_path / "x.json").fingerprint == data.fingerprint
+
+    def test_ids_of_classes_are_kept(self, tmp_path: Path) -> None:
+        pictures(tmp_path / "of", "a.png")
+        said = [{"bbox": [1, 2, 3, 4], "category_id": 7}, {"bbox": [5, 2, 3, 4]}]
+        write(tmp_path / "of/x.json", coco(["a.png"], said))
+        data = load_data(tmp_path / "of")
+        assert data.heads[0].class_ids == (1, 7)
+        write_coco(data, tmp_path / "to")
+        written = json.loads((tmp_path / "to/annotations/instances.json").read_text())
+        assert [(one["id"], one["name"]) for one in written["categories"]] == [(1, "cat"), (7, "ant")]
+        assert [one["category_id"] for one in written["annotations"]] == [7, 1]
+        assert load_data(tmp_path / "to").fingerprint == data.fingerprint
 
     @pytest.mark.parametrize(
         ("entry", "message"),

@@ -450,3 +450,14 @@ def test_weights_repeat_samples_as_often_as_they_are_due() -> None:
     assert sorted(ids) == sorted(f"{i:02}.png" for i in loader._due(0, weights))
     with pytest.raises(ConfigError):
         TrainLoader(_Painted(), np.arange(21), task, batch_size=8, seed=4, weights=np.zeros(21))
+
+
+def test_last_epochs_see_pictures_as_they_are() -> None:
+    images, objects = batch_of(4)
+    chosen = DetectAugment(mosaic=1.0, copy_paste=1.0, mixup=1.0, mix_until=0.75)
+    others = bt.partners(KEYS[:4], 3)[:3]
+    before = bt.augment(images, objects, KEYS[:4], chosen, partners=others, done=0.74)
+    after = bt.augment(images, objects, KEYS[:4], chosen, partners=others, done=0.75)
+    assert not torch.equal(before.images, images[:3])
+    assert torch.equal(after.images, images[:3])
+    assert after.objects == objects[:3]

@@ -52,6 +52,8 @@ def test_none_found_is_an_answer() -> None:
     assert detection([], [], []).score == 1.0
     assert BOTH.at(1.0).score == pytest.approx(0.1)
     assert detection([], [], []).coco(1) == []
+    numbered = BOTH.coco(7, {name: 10 * k for k, name in enumerate(BOTH.class_names)})
+    assert [one["category_id"] for one in numbered] == [10 * (one["category_id"] - 1) for one in BOTH.coco(7)]
 
 
 def test_plain_values_for_json() -> None:

@@ -388,3 +388,16 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def test_a_batch_says_how_far_training_is(tmp_path: Path) -> None:
+    loop, seen = Setup(tmp_path, ema=False).build(), []
+    augment = loop.task.augment
+
+    def noted(batch: Batch) -> Batch:
+        seen.append((batch.done, [part.done for part in batch.split(2)]))
+        return augment(batch)
+
+    loop.task.augment = noted  # type: ignore[method-assign]
+    loop.run()
+    assert seen == [(epoch / EPOCHS, [epoch / EPOCHS] * 2) for epoch in range(EPOCHS) for _ in range(STEPS)]

@@ -313,12 +313,18 @@ class Annotations:
         title = self.place.title if where is None else where
         self.problems.append(Problem(title, message, None, "info" if level == "info" else "warning"))
 
-    def dataset(self, class_names: Sequence[str] | None = None, roles: Mapping[str, str] | None = None) -> Dataset:
+    def dataset(
+        self,
+        class_names: Sequence[str] | None = None,
+        roles: Mapping[str, str] | None = None,
+        class_ids: Sequence[int] = (),
+    ) -> Dataset:
         """The data set: one head of objects, ids below the folder of pictures.
 
         Args:
             class_names: in order, where the format says it; otherwise the classes that occur, in natural order.
             roles: which attribute is group or time.
+            class_ids: number of each class in the files, where the format has such.
 
         Raises:
             DataError: if there is no picture, or a class name stands twice.
@@ -332,7 +338,8 @@ class Annotations:
         if unknown := [word for word in self._words if word not in set(names)]:
             raise UnknownName("class", unknown[0], names, f"It stands in the annotations of {self.place.title}.")
         self._compare_sizes()
-        return self.labeled((HeadSpec(HEAD, "objects", names, self.points),), {HEAD: self._column(names)}, roles)
+        head = HeadSpec(HEAD, "objects", names, self.points, tuple(class_ids))
+        return self.labeled((head,), {HEAD: self._column(names)}, roles)
 
     def labeled(
         self, heads: Sequence[HeadSpec], targets: Mapping[str, Any], roles: Mapping[str, str] | None = None

@@ -82,6 +82,8 @@ class DetectAugment(Settings):
     """Chance of laying another picture over this one, with the objects of both."""
     mixup_alpha: float = Field(default=8.0, gt=0)
     """Both shares are drawn from Beta(alpha, alpha); 8 gives mostly 0.3 to 0.7."""
+    mix_until: float = Field(default=1.0, ge=0, le=1)
+    """Share of the training with mosaic, copy_paste and mixup; its last epochs see pictures as they are."""
     multi_scale: tuple[float, float] = (1.0, 1.0)
     """Least and greatest factor of the batch's size, rounded to the network's stride; drawn anew for every batch."""
     keep_share: float = Field(default=0.25, ge=0, le=1)
@@ -119,7 +121,7 @@ def preset(name: str, *, flip: bool = True) -> DetectAugment:
     if name == "strong":
         return DetectAugment(
             zoom=(0.6, 2.0), aspect=1.25, shift=1.0, flip_horizontal=mirrored, **(dict.fromkeys(color, 0.4)),
-            mosaic=0.5, copy_paste=0.2, mixup=0.1, multi_scale=(0.75, 1.25),
+            mosaic=0.5, copy_paste=0.2, mixup=0.1, mix_until=0.9, multi_scale=(0.75, 1.25),
         )  # fmt: skip
     raise UnknownName("augmentation", name, ("plain", "standard", "strong"))
 
@@ -447,6 +449,7 @@ def augment(
     stride: int = 32,
     swaps: Sequence[int] = (),
     fill: float = GRAY,
+    done: float = 0.0,
 ) -> Augmented:
     """Everything random but the view, in this order: mosaic, copy-paste, mixup, flips, colors, multi-scale.
 
@@ -460,6 +463,7 @@ def augment(
         stride: sides of the result are multiples of it if `multi_scale` is on.
         swaps: `PointSpec.swaps`.
         fill: background, in the values of the images.
+        done: share of the training that is over; from `settings.mix_until` on pictures are not put together.
 
     Raises:
         ShapeError: if there are not one key and one list of objects for every picture, or too few partners.
@@ -471,7 +475,7 @@ def augment(
             f"{len(objects)} lists of objects."
         )
     own, found, lost = images[:count], list(objects[:count]), Dropped()
-    if partners is not None and settings.partners:
+    if partners is not None and settings.partners and done < settings.mix_until:
         if partners.ndim != 2 or partners.shape[1] < settings.partners:
             raise ShapeError(f"Expected partners (B, {settings.partners}), got {partners.shape}.")
         if settings.mosaic:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -36,12 +36,17 @@ class PointSpec:
 @dataclass(frozen=True)
 class HeadSpec:
     """One question about a picture: exactly one class, any number of classes, a number (then no class names), or the
-    objects in it (boxes with classes, with points if `points` is given)."""
+    objects in it (boxes with classes, with points if `points` is given).
+
+    `class_ids` (K,) are the numbers that the classes have in the files they come from (COCO), empty where there are none;
+    they change nothing but what is written, so heads that differ in them are equal.
+    """
 
     name: str
     kind: Literal["single", "multi", "regression", "objects"]
     class_names: tuple[str, ...] = ()
     points: PointSpec | None = None
+    class_ids: tuple[int, ...] = field(default=(), compare=False)
 
     def __repr__(self) -> str:
         own = f"name={self.name!r}, kind={self.kind!r}, class_names={self.class_names!r}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -286,7 +286,7 @@ class Loop:
         state = self.state
         factor = self.schedule(state.step - state.stage_step)
         with torch.no_grad():
-            batch = self.task.augment(batch.to(self.device))
+            batch = self.task.augment(replace(batch.to(self.device), done=state.epoch / self._end))
         parts: dict[str, Tensor] = {}
         norm: Tensor | None = None
         rate = next(iter(self.base_rates.values()))[0] * factor  # of the first group, which `optimizer.lr` names

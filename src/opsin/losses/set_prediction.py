@@ -9,18 +9,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_convert
 
+from opsin.losses.boxes import overlap
+
 
 def paired_iou(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """IoU and generalized IoU (https://arxiv.org/abs/1902.09630) of boxes (M, 4) with others (M, 4), (M,) each.
 
-    Areas are shares of the picture's, so small that the constant which guards torchvision's losses would change them.
+    Areas are shares of the picture's, so small that the constant for pixels would change them.
     """
     a, b = box_convert(boxes, "cxcywh", "xyxy"), box_convert(others, "cxcywh", "xyxy")
-    inside = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(-1)
-    around = (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).clamp(min=0).prod(-1)
-    union = (a[:, 2:] - a[:, :2]).prod(-1) + (b[:, 2:] - b[:, :2]).prod(-1) - inside
-    iou = inside / union.clamp(min=1e-12)
-    return iou, iou - (around - union) / around.clamp(min=1e-12)
+    return overlap(a, b, "iou", 1e-12), overlap(a, b, "giou", 1e-12)
 
 
 def box_losses(boxes: Tensor, true_boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -190,14 +190,20 @@ class Detection:
                 found.append((one.class_name, image.crop(box)))
         return found
 
-    def coco(self, image_id: int | str) -> list[dict[str, Any]]:
-        """All candidates as COCO results: `bbox` is (x, y, width, height), classes count from 1 in their order."""
+    def coco(self, image_id: int | str, category_ids: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
+        """All candidates as COCO results: `bbox` is (x, y, width, height).
+
+        Args:
+            image_id: of the picture.
+            category_ids: class name to id; otherwise classes count from 1 in their order.
+        """
+        known = category_ids or {name: k + 1 for k, name in enumerate(self.class_names)}
         every, found = self.candidates, []
         for box, score, label, points in zip(every.boxes_xyxy.tolist(), every.scores, every.labels, every.points):
             left, top, right, bottom = box
             one: dict[str, Any] = {
                 "image_id": image_id,
-                "category_id": int(label) + 1,
+                "category_id": known[self.class_names[int(label)]],
                 "bbox": [round(v, 3) for v in (left, top, right - left, bottom - top)],
                 "score": round(float(score), 6),
             }

@@ -224,7 +224,7 @@ def _renumbered(dataset: Dataset, head: str, names: tuple[str, ...]) -> Dataset:
     old = next(h for h in dataset.heads if h.name == head)
     place = np.array([names.index(name) for name in old.class_names], np.int64)
     view = dataset.select(np.arange(len(dataset)))
-    view.heads = tuple(replace(h, class_names=names) if h is old else h for h in dataset.heads)
+    view.heads = tuple(replace(h, class_names=names, class_ids=()) if h is old else h for h in dataset.heads)
     values = dataset.targets[head]
     if isinstance(values, ObjectColumn):
         view.targets[head] = ObjectColumn(replace(values.objects, labels=place[values.objects.labels]), values.starts)

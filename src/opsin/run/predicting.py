@@ -130,7 +130,7 @@ def predict_files(
         bundle: the model.
         inputs: files, folders (with all below), archives, videos, or cameras (`camera:0`).
         save, sort_into, crops, review_below, score, tiling, every, frames: see `Wanted`.
-        coco: write all boxes as a COCO results file here; pictures that come with a COCO id keep it.
+        coco: write all boxes as a COCO results file here; pictures and classes that come with COCO ids keep them.
         table: where to write the table; by default `predictions.csv` in `save`, or here when a folder was given.
         write_table: False writes none, whatever was given.
         runner: another runtime of the same model.
@@ -167,7 +167,7 @@ def predict_files(
         found.table = table or free_path((save or Path()) / "predictions.csv")
         _write_table(found)
     if coco is not None:
-        _write_coco(found, sources, coco)
+        _write_coco(found, sources, coco, bundle.task.settings.class_names)
     return found
 
 
@@ -401,13 +401,16 @@ def _write_table(found: Predictions) -> None:
     shutil.move(aside, found.table)
 
 
-def _write_coco(found: Predictions, sources: Sequence[Dataset], path: Path) -> None:
+def _write_coco(found: Predictions, sources: Sequence[Dataset], path: Path, class_names: Sequence[str]) -> None:
+    """COCO results; pictures and classes keep the ids of the COCO files that they come from."""
     ids: dict[str, int | str] = {}
+    numbers = [dict(zip(h.class_names, h.class_ids)) for one in sources for h in one.heads if h.class_ids]
+    same = numbers if all(set(one) == set(class_names) and one == numbers[0] for one in numbers) else []
     for source in sources:
         known = source.attributes.get("coco_image_id")
         if known is not None:
             ids |= {source.id(i): int(text) if text.isdigit() else text for i, text in enumerate(known)}
-    boxes = [box for name, result, _ in found.results for box in result.coco(ids.get(name, name))]
+    boxes = [box for name, result, _ in found.results for box in result.coco(ids.get(name, name), same[0] if same else None)]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_durably(path, (json.dumps(boxes) + "\n").encode())
 

@@ -278,7 +278,7 @@ class Detect(Task[DetectSettings]):
             images if plain else (images.float() - low) / (high - low),
             batch.targets["objects"], batch.keys, self.settings.augment, partners=batch.partners,
             batch_key=batch.key, stride=MULTIPLE, fill=self.fill if plain else (self.fill - low) / (high - low),
-            swaps=() if self.settings.points is None else self.settings.points.swaps,
+            swaps=() if self.settings.points is None else self.settings.points.swaps, done=batch.done,
         )  # fmt: skip
         images = found.images if plain else found.images * (high - low) + low
         keys = batch.keys[: len(batch)]

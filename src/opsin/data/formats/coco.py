@@ -123,7 +123,7 @@ def read(place: Place, options: ReadOptions) -> Dataset:
             f"{counts['unboxed']} pictures have a class but no box for it; they were left out, because they are no "
             "pictures without objects. To read the classes of pictures: --columns label=category."
         )
-    return found.dataset(class_names)
+    return found.dataset(class_names, class_ids=_class_ids(class_names, files))
 
 
 def _chosen(place: Place, wanted: str | None) -> tuple[list[str], list[str]]:
@@ -256,6 +256,16 @@ def _class_names(found: Annotations, files: list[_File]) -> list[str]:
     if len(listed) > 1:
         found.note("the files list different categories; the classes are those of all of them.")
     return list(names)
+
+
+def _class_ids(class_names: list[str], files: list[_File]) -> list[int]:
+    """The ids of the classes, if all files agree on one whole number for each; else none."""
+    ids: dict[str, set[Any]] = {name: set() for name in class_names}
+    for file in files:
+        for key, category in file.categories.items():
+            ids.get(str(category["name"]).strip(), set()).add(key)
+    agreed = [next(iter(keys)) for keys in ids.values() if len(keys) == 1]
+    return agreed if len(agreed) == len(class_names) and all(isinstance(key, int) for key in agreed) else []
 
 
 def _points(place: Place, files: list[_File]) -> PointSpec | None:
@@ -471,8 +481,13 @@ def _image_ids(dataset: Dataset) -> list[int] | list[str]:
     return list(range(1, len(dataset) + 1))
 
 
+def _id(head: HeadSpec, k: int) -> int:
+    """The id of a class: the one it was read with, or its place from 1."""
+    return head.class_ids[k] if head.class_ids else k + 1
+
+
 def _category(head: HeadSpec, k: int) -> dict[str, Any]:
-    category: dict[str, Any] = {"id": k + 1, "name": head.class_names[k], "supercategory": "none"}
+    category: dict[str, Any] = {"id": _id(head, k), "name": head.class_names[k], "supercategory": "none"}
     if head.points is not None:
         said = point_spec(head.points.names)
         category["keypoints"] = list(head.points.names)
@@ -490,7 +505,7 @@ def _entries(head: HeadSpec, objects: Objects) -> list[dict[str, Any]]:
         x1, y1, x2, y2 = objects.boxes_xyxy[k].tolist()
         area = float(objects.area[k])
         entry: dict[str, Any] = {
-            "category_id": int(objects.labels[k]) + 1,
+            "category_id": _id(head, int(objects.labels[k])),
             "bbox": [plain(x1), plain(y1), plain(x2 - x1), plain(y2 - y1)],
             "area": plain((x2 - x1) * (y2 - y1) if math.isnan(area) else area),
             "iscrowd": int(objects.crowd[k]),

@@ -26,9 +26,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import complete_box_iou_loss, generalized_box_iou_loss
 
 from opsin.errors import ConfigError
+from opsin.losses.boxes import overlap
 from opsin.losses.set_prediction import varifocal
 from opsin.models.detectors import Detector, Targets
 from opsin.models.trunk import Trunk
@@ -453,19 +453,10 @@ def _picked(values: Tensor, owner: Tensor) -> Tensor:
     return torch.where(owner >= 0, taken, 0.0)
 
 
-def iou_loss(boxes: Tensor, truth: Tensor) -> Tensor:
-    """1 - IoU^2 of pairs of boxes (P, 4), as the published weights were trained with."""
-    inter = (
-        (torch.minimum(boxes[:, 2:], truth[:, 2:]) - torch.maximum(boxes[:, :2], truth[:, :2])).clamp(min=0).prod(-1)
-    )
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1) + (truth[:, 2:] - truth[:, :2]).prod(-1)
-    return 1 - (inter / (areas - inter).clamp(min=1e-10)).square()
-
-
 BOX_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "iou": iou_loss,
-    "giou": generalized_box_iou_loss,
-    "ciou": complete_box_iou_loss,
+    "iou": lambda boxes, truth: 1 - overlap(boxes, truth).square(),  # as the published weights were trained with
+    "giou": lambda boxes, truth: 1 - overlap(boxes, truth, "giou"),
+    "ciou": lambda boxes, truth: 1 - overlap(boxes, truth, "ciou"),
 }
 
 
