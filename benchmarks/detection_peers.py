@@ -18,7 +18,8 @@ takes one thread less than there are processors when it trains on them, and no s
 trial give the processor time of an epoch. Validation on the val list is included, as it is in their own training.
 
 `latency` is forward and decode of one picture without merging boxes, 80 classes, new weights, convolution and
-normalization fused as the peer's own prediction does; contestants are processes that take turns, one after the other, each stopped while another runs.
+normalization fused as the peer's own prediction does; contestants are processes that take turns, one after the other,
+each stopped while another runs.
 """
 
 from __future__ import annotations
