@@ -407,10 +407,11 @@ def _write_coco(found: Predictions, sources: Sequence[Dataset], path: Path, clas
     numbers = [dict(zip(h.class_names, h.class_ids)) for one in sources for h in one.heads if h.class_ids]
     same = numbers if all(set(one) == set(class_names) and one == numbers[0] for one in numbers) else []
     for source in sources:
-        known = source.attributes.get("coco_image_id")
-        if known is not None:
-            ids |= {source.id(i): int(text) if text.isdigit() else text for i, text in enumerate(known)}
-    boxes = [box for name, result, _ in found.results for box in result.coco(ids.get(name, name), same[0] if same else None)]
+        given = source.attributes.get("coco_image_id")
+        if given is not None:
+            ids |= {source.id(i): int(text) if text.isdigit() else text for i, text in enumerate(given)}
+    known = same[0] if same else None
+    boxes = [box for name, result, _ in found.results for box in result.coco(ids.get(name, name), known)]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_durably(path, (json.dumps(boxes) + "\n").encode())
 
