@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from opsin.data.video import Frame, VideoFacts
-from opsin.errors import DataError
+from opsin.errors import DataError, MissingExtra
 from opsin.results.detection import Candidates, Detection
 from opsin.run import predicting
 
@@ -69,3 +69,27 @@ def test_a_video_of_a_file_is_not_ended_by_an_interrupt(monkeypatch: pytest.Monk
     monkeypatch.setattr(predicting, "VideoReader", _Source)
     with pytest.raises(KeyboardInterrupt):
         predicting.predict_files(_Model(), ["clip.mp4"], write_table=False)  # type: ignore[arg-type]
+
+
+def test_videos_in_a_folder_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("cars/clip.mp4", "clip.mp4", ".hidden.mp4", "words.txt"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    monkeypatch.setattr(_Source, "error", DataError)
+    monkeypatch.setattr(predicting, "VideoReader", _Source)
+    found = predicting.predict_files(_Model(), [tmp_path / "in"], frames=2, table=tmp_path / "t.csv")  # type: ignore[arg-type]
+    assert [name for name, _, _ in found.results] == ["cars/clip.mp4#0", "cars/clip.mp4#1", "clip.mp4#0", "clip.mp4#1"]
+    assert not found.failed
+
+
+def test_a_video_in_a_folder_needs_no_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "clip.mp4").touch()
+
+    def refused(*_: object, **__: object) -> None:
+        raise MissingExtra("av", "video", "reading videos")
+
+    monkeypatch.setattr(predicting, "VideoReader", refused)
+    found = predicting.predict_files(_Model(), [tmp_path], table=tmp_path / "t.csv")  # type: ignore[arg-type]
+    assert "opsin[video]" in found.failed[str(tmp_path / "clip.mp4")]
+    with pytest.raises(MissingExtra):
+        predicting.predict_files(_Model(), [tmp_path / "clip.mp4"], write_table=False)  # type: ignore[arg-type]

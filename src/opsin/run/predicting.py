@@ -26,7 +26,7 @@ from opsin.data.dataset import Dataset
 from opsin.data.formats import load_data
 from opsin.data.video import CAMERA, Frame, VideoReader, VideoWriter, is_video
 from opsin.durable import write_durably
-from opsin.errors import ConfigError, DataError
+from opsin.errors import ConfigError, DataError, MissingExtra
 from opsin.results.detection import Detection
 from opsin.run.tiling import Tiling, predict_tiled
 from opsin.task import Sample
@@ -145,8 +145,8 @@ def predict_files(
     wanted = Wanted(save, sort_into, crops, review_below, score, tiling, every, frames, coco is not None)
     _need_boxes(bundle, {"--crops": crops, "--coco": coco, "--score": score, "--tile": tiling})
     started, found = time.monotonic(), Predictions()
-    videos = [one for one in inputs if is_video(one)]
-    sources = [pictures_at(Path(one)) for one in inputs if one not in videos]
+    videos = _videos_at(inputs)
+    sources = [pictures_at(Path(one)) for one in inputs if not is_video(one)]
     if sum(len(source) for source in sources) == 0 and not videos:
         raise ConfigError(f"No picture found in {', '.join(map(str, inputs))}.")
     reduce_to = None if tiling is not None else bundle.task.reduce_to
@@ -156,11 +156,15 @@ def predict_files(
             _predict_chunk(bundle, source, chunk, found, runner, wanted)
             if progress is not None:
                 progress(len(found.results) + len(found.failed))
-    for video in videos:
+    for video, name in videos.items():
         try:
-            _predict_video(bundle, video, found, runner, wanted, progress)
+            _predict_video(bundle, video, name, found, runner, wanted, progress)
         except DataError as error:
-            found.failed[str(video)] = str(error)
+            found.failed[video] = str(error)
+        except MissingExtra as error:
+            if video in map(str, inputs):
+                raise
+            found.failed[video] = str(error)
     found.seconds = time.monotonic() - started
     folder = any(len(source) != 1 for source in sources) or any(Path(one).is_dir() for one in inputs) or bool(videos)
     if write_table and (table is not None or save is not None or folder):
@@ -168,6 +172,20 @@ def predict_files(
         _write_table(found)
     if coco is not None:
         _write_coco(found, sources, coco, bundle.task.settings.class_names)
+    return found
+
+
+def _videos_at(inputs: Sequence[str | Path]) -> dict[str, str]:
+    """Cameras, videos, and those in folders, each with the name that its frames get."""
+    found: dict[str, str] = {}
+    for one in inputs:
+        if is_video(one):
+            found[str(one)] = safe_path(Path(str(one).replace(":", "-")).name)
+        elif (folder := Path(one)).is_dir():
+            inside = [
+                p for p in sorted(folder.rglob("*")) if p.is_file() and is_video(p) and not p.name.startswith(".")
+            ]
+            found |= {str(p): safe_path(p.relative_to(folder).as_posix()) for p in inside}
     return found
 
 
@@ -302,32 +320,31 @@ def _pictures_of(
 
 
 def _predict_video(
-    bundle: Bundle, source: str | Path, found: Predictions, runner: Any, wanted: Wanted,
+    bundle: Bundle, source: str, name: str, found: Predictions, runner: Any, wanted: Wanted,
     progress: Callable[[int], None] | None,
 ) -> None:  # fmt: skip
     """Frame by frame, keeping what is shown of each; ids are `clip.mp4#frame`, times are seconds of the video."""
-    stem = safe_path(Path(str(source).replace(":", "-")).name)
     drawn = None
     if wanted.save is not None:
-        wanted.save.mkdir(parents=True, exist_ok=True)
-        drawn = free_path(wanted.save / Path(stem).with_suffix(".mp4"))
+        drawn = free_path(wanted.save / Path(name).with_suffix(".mp4"))
+        drawn.parent.mkdir(parents=True, exist_ok=True)
     with VideoReader(source, every=wanted.every) as reader, _Drawn(drawn, reader.facts.rate) as film:
         frames = islice(reader, wanted.frames)
         try:
             while chunk := list(islice(frames, VIDEO_BATCH)):
-                samples = [Sample(f"{stem}#{frame.number}", frame.image) for frame in chunk]
+                samples = [Sample(f"{name}#{frame.number}", frame.image) for frame in chunk]
                 results = _results(bundle, samples, runner, wanted)
                 for frame, sample, result in zip(chunk, samples, results):
                     _frame_done(frame, sample, result, found, wanted, film)
                 if progress is not None:
                     progress(len(found.results) + len(found.failed))
         except DataError as error:
-            found.failed[str(source)] = str(error)
+            found.failed[source] = str(error)
         except KeyboardInterrupt:
-            if not str(source).startswith(CAMERA):
+            if not source.startswith(CAMERA):
                 raise
     if drawn is not None and drawn.exists():
-        found.videos[str(source)] = str(drawn)
+        found.videos[source] = str(drawn)
 
 
 class _Drawn(ExitStack):
