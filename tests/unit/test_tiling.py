@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, nms
 
 from opsin.data import make_split
 from opsin.data.build import from_arrays
@@ -157,6 +157,9 @@ def test_nms_over_tiles_is_torchvisions() -> None:
     kept = batched_nms(*map(torch.from_numpy, (boxes, scores, labels)), 0.4).numpy()
     np.testing.assert_allclose(ours.boxes, boxes[kept])
     np.testing.assert_array_equal(ours.labels, labels[kept])
+    one = untile(found, offsets, how="nms", threshold=0.4, agnostic=True)
+    kept = nms(*map(torch.from_numpy, (boxes, scores)), 0.4).numpy()
+    np.testing.assert_array_equal(one.positions, kept)
 
 
 def test_repeat_factors_are_those_of_the_paper() -> None:

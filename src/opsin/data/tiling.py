@@ -147,8 +147,9 @@ def untile(
     how: Literal["merge", "nms"] = "merge",
     threshold: float = 0.5,
     sure: NDArray[np.floating] | None = None,
+    agnostic: bool = False,
 ) -> Boxes:
-    """Join what was found in the tiles of one picture, class by class, best scores first.
+    """Join what was found in the tiles of one picture, class by class unless `agnostic`, best scores first.
 
     Args:
         found: per tile boxes (N, 4) in pixels of the tile, scores (N,) and labels (N,).
@@ -159,6 +160,7 @@ def untile(
         threshold: see `how`.
         sure: (K,) for `merge`, score per class that both boxes need for one to grow around the other; a weaker one goes,
             so that the many unsure candidates of a detector blow up no box. None lets all of them grow.
+        agnostic: boxes of different classes are one object too, of the class of the surest.
 
     Returns:
         In pixels of the picture, by falling score; a merged box has the score and the position of its best part.
@@ -174,8 +176,9 @@ def untile(
     boxes, scores, labels = boxes[order], scores[order], labels[order]
     kept_boxes, kept = boxes.copy(), np.ones(len(boxes), np.bool_)
     grows = np.ones(len(boxes), np.bool_) if sure is None else scores >= np.asarray(sure, np.float64)[labels]
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+    groups = np.zeros_like(labels) if agnostic else labels
+    for group in np.unique(groups):
+        members = np.flatnonzero(groups == group)
         while len(members):
             best, rest = members[0], members[1:]
             if how == "nms":

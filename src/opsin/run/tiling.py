@@ -52,16 +52,18 @@ def predict_tiled(bundle: Bundle, sample: Sample, tiling: Tiling, runner: Any = 
     found: list[Detection] = []
     for start in range(0, len(parts), BATCH):
         found += bundle.predict_samples(parts[start : start + BATCH], runner)
-    return joined(sample.id, (height, width), found, offsets, bundle.task.settings.max_detections)
+    settings = bundle.task.settings
+    return joined(sample.id, (height, width), found, offsets, settings.max_detections, settings.agnostic)
 
 
 def joined(
-    name: str, size: tuple[int, int], parts: list[Detection], offsets: list[tuple[int, int]], most: int
-) -> Detection:
+    name: str, size: tuple[int, int], parts: list[Detection], offsets: list[tuple[int, int]], most: int,
+    agnostic: bool = False,
+) -> Detection:  # fmt: skip
     """Results of parts of a picture as one; `offsets` (x, y) are the parts' corners in it."""
     every = [part.candidates for part in parts]
     found = [(one.boxes_xyxy, one.scores, one.labels) for one in every]
-    boxes, scores, labels, positions = untile(found, offsets, sure=parts[0].thresholds)
+    boxes, scores, labels, positions = untile(found, offsets, sure=parts[0].thresholds, agnostic=agnostic)
     shift = np.concatenate(
         [np.tile(np.array([*at, 0.0], np.float32), (len(one), 1)) for one, at in zip(every, offsets)]
     )
