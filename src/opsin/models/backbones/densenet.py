@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,10 +82,10 @@ class DenseNet(nn.Module):
     """Stem, dense blocks with transitions in between, global average pooling, logits.
 
     Args:
-        growth_rate: channels that each layer adds.
         depths: layers per block.
         num_classes: K.
         in_channels: C of the pictures.
+        growth_rate: channels that each layer adds.
         width: channels of the stem.
         bottleneck: channels between the two convolutions of a layer, in growth rates.
         dropout: rate at the end of each layer.
@@ -94,13 +95,13 @@ class DenseNet(nn.Module):
 
     def __init__(
         self,
-        growth_rate: int,
         depths: Sequence[int],
-        num_classes: int,
-        in_channels: int,
-        width: int,
-        bottleneck: int,
-        dropout: float,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        growth_rate: int = 32,
+        width: int = 64,
+        bottleneck: int = 4,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.features = nn.Sequential(
@@ -169,53 +170,7 @@ def _rename_in_place(_module: nn.Module, state: dict[str, Any], *_: Any) -> None
         state[_renamed(name)] = state.pop(name)
 
 
-def densenet121(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    growth_rate: int = 32,
-    depths: Sequence[int] = (6, 12, 24, 16),
-    width: int = 64,
-    bottleneck: int = 4,
-    dropout: float = 0.0,
-) -> DenseNet:
-    """Build DenseNet-121: blocks of 6, 12, 24, 16 layers, growth rate 32."""
-    return DenseNet(growth_rate, depths, num_classes, in_channels, width, bottleneck, dropout)
-
-
-def densenet161(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    growth_rate: int = 48,
-    depths: Sequence[int] = (6, 12, 36, 24),
-    width: int = 96,
-    bottleneck: int = 4,
-    dropout: float = 0.0,
-) -> DenseNet:
-    """Build DenseNet-161: blocks of 6, 12, 36, 24 layers, growth rate 48."""
-    return DenseNet(growth_rate, depths, num_classes, in_channels, width, bottleneck, dropout)
-
-
-def densenet169(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    growth_rate: int = 32,
-    depths: Sequence[int] = (6, 12, 32, 32),
-    width: int = 64,
-    bottleneck: int = 4,
-    dropout: float = 0.0,
-) -> DenseNet:
-    """Build DenseNet-169: blocks of 6, 12, 32, 32 layers, growth rate 32."""
-    return DenseNet(growth_rate, depths, num_classes, in_channels, width, bottleneck, dropout)
-
-
-def densenet201(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    growth_rate: int = 32,
-    depths: Sequence[int] = (6, 12, 48, 32),
-    width: int = 64,
-    bottleneck: int = 4,
-    dropout: float = 0.0,
-) -> DenseNet:
-    """Build DenseNet-201: blocks of 6, 12, 48, 32 layers, growth rate 32."""
-    return DenseNet(growth_rate, depths, num_classes, in_channels, width, bottleneck, dropout)
+densenet121 = partial(DenseNet, depths=(6, 12, 24, 16))
+densenet161 = partial(DenseNet, depths=(6, 12, 36, 24), growth_rate=48, width=96)
+densenet169 = partial(DenseNet, depths=(6, 12, 32, 32))
+densenet201 = partial(DenseNet, depths=(6, 12, 48, 32))

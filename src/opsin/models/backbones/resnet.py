@@ -160,13 +160,13 @@ class ResNet(nn.Module):
 
     Args:
         block: makes a block of (in_channels, channels, stride): BasicBlock or Bottleneck.
-        depths: blocks per stage.
         num_classes: K.
         in_channels: C of the pictures.
         stem: "imagenet" (7x7 stride 2 and pooling: stride 32 in all), "deep" (three 3x3 in its place) or "cifar" (3x3
             stride 1: stride 8 in all).
         width: channels of the first stage; each later stage doubles them.
         zero_init_residual: start every block as the identity.
+        depths: blocks per stage.
         project_first: give the first block of the first stage a projection even where its size does not change.
     """
 
@@ -175,12 +175,13 @@ class ResNet(nn.Module):
     def __init__(
         self,
         block: Callable[[int, int, int], BasicBlock | Bottleneck],
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        stem: Stem = "imagenet",
+        width: int = 64,
+        zero_init_residual: bool = False,
+        *,
         depths: Sequence[int],
-        num_classes: int,
-        in_channels: int,
-        stem: Stem,
-        width: int,
-        zero_init_residual: bool,
         project_first: bool = False,
     ) -> None:
         super().__init__()
@@ -236,109 +237,17 @@ class ResNet(nn.Module):
         return Classified(self.fc(x))  # (B, K)
 
 
-def resnet18(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    stem: Stem = "imagenet",
-    width: int = 64,
-    zero_init_residual: bool = False,
-) -> ResNet:
-    """Build ResNet-18: basic blocks 2-2-2-2."""
-    return ResNet(BasicBlock, (2, 2, 2, 2), num_classes, in_channels, stem, width, zero_init_residual)
+_POOLED_BASIC, _POOLED_BOTTLENECK = partial(BasicBlock, pooled=True), partial(Bottleneck, pooled=True)
 
-
-def resnet34(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    stem: Stem = "imagenet",
-    width: int = 64,
-    zero_init_residual: bool = False,
-) -> ResNet:
-    """Build ResNet-34: basic blocks 3-4-6-3."""
-    return ResNet(BasicBlock, (3, 4, 6, 3), num_classes, in_channels, stem, width, zero_init_residual)
-
-
-def resnet50(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    stem: Stem = "imagenet",
-    width: int = 64,
-    zero_init_residual: bool = False,
-) -> ResNet:
-    """Build ResNet-50: bottleneck blocks 3-4-6-3."""
-    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes, in_channels, stem, width, zero_init_residual)
-
-
-def resnet101(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    stem: Stem = "imagenet",
-    width: int = 64,
-    zero_init_residual: bool = False,
-    depths: Sequence[int] = (3, 4, 23, 3),
-) -> ResNet:
-    """Build ResNet-101: bottleneck blocks 3-4-23-3."""
-    return ResNet(Bottleneck, depths, num_classes, in_channels, stem, width, zero_init_residual)
-
-
-def resnet152(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    stem: Stem = "imagenet",
-    width: int = 64,
-    zero_init_residual: bool = False,
-    depths: Sequence[int] = (3, 8, 36, 3),
-) -> ResNet:
-    """Build ResNet-152: bottleneck blocks 3-8-36-3."""
-    return ResNet(Bottleneck, depths, num_classes, in_channels, stem, width, zero_init_residual)
-
-
-def resnet18_vd(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    width: int = 64,
-    zero_init_residual: bool = False,
-    depths: Sequence[int] = (2, 2, 2, 2),
-) -> ResNet:
-    """Build ResNet-18 vd: basic blocks 2-2-2-2, deep stem, pooled shortcuts."""
-    block = partial(BasicBlock, pooled=True)
-    return ResNet(block, depths, num_classes, in_channels, "deep", width, zero_init_residual, project_first=True)
-
-
-def resnet34_vd(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    width: int = 64,
-    zero_init_residual: bool = False,
-    depths: Sequence[int] = (3, 4, 6, 3),
-) -> ResNet:
-    """Build ResNet-34 vd: basic blocks 3-4-6-3, deep stem, pooled shortcuts."""
-    block = partial(BasicBlock, pooled=True)
-    return ResNet(block, depths, num_classes, in_channels, "deep", width, zero_init_residual, project_first=True)
-
-
-def resnet50_vd(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    width: int = 64,
-    zero_init_residual: bool = False,
-    depths: Sequence[int] = (3, 4, 6, 3),
-) -> ResNet:
-    """Build ResNet-50 vd: bottleneck blocks 3-4-6-3, deep stem, pooled shortcuts."""
-    block = partial(Bottleneck, pooled=True)
-    return ResNet(block, depths, num_classes, in_channels, "deep", width, zero_init_residual)
-
-
-def resnet101_vd(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    width: int = 64,
-    zero_init_residual: bool = False,
-    depths: Sequence[int] = (3, 4, 23, 3),
-) -> ResNet:
-    """Build ResNet-101 vd: bottleneck blocks 3-4-23-3, deep stem, pooled shortcuts."""
-    block = partial(Bottleneck, pooled=True)
-    return ResNet(block, depths, num_classes, in_channels, "deep", width, zero_init_residual)
+resnet18 = partial(ResNet, BasicBlock, depths=(2, 2, 2, 2))
+resnet34 = partial(ResNet, BasicBlock, depths=(3, 4, 6, 3))
+resnet50 = partial(ResNet, Bottleneck, depths=(3, 4, 6, 3))
+resnet101 = partial(ResNet, Bottleneck, depths=(3, 4, 23, 3))
+resnet152 = partial(ResNet, Bottleneck, depths=(3, 8, 36, 3))
+resnet18_vd = partial(ResNet, _POOLED_BASIC, depths=(2, 2, 2, 2), stem="deep", project_first=True)
+resnet34_vd = partial(ResNet, _POOLED_BASIC, depths=(3, 4, 6, 3), stem="deep", project_first=True)
+resnet50_vd = partial(ResNet, _POOLED_BOTTLENECK, depths=(3, 4, 6, 3), stem="deep")
+resnet101_vd = partial(ResNet, _POOLED_BOTTLENECK, depths=(3, 4, 23, 3), stem="deep")
 
 
 def resnext50_32x4d(
@@ -353,37 +262,7 @@ def resnext50_32x4d(
 ) -> ResNet:
     """Build ResNeXt-50 32x4d: in the first stage, 32 groups of 4 channels inside a bottleneck."""
     block = partial(Bottleneck, groups=groups, widening=groups * group_width / width)
-    return ResNet(block, depths, num_classes, in_channels, stem, width, zero_init_residual)
-
-
-def resnext101_32x8d(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    stem: Stem = "imagenet",
-    width: int = 64,
-    zero_init_residual: bool = False,
-    depths: Sequence[int] = (3, 4, 23, 3),
-    groups: int = 32,
-    group_width: int = 8,
-) -> ResNet:
-    """Build ResNeXt-101 32x8d: in the first stage, 32 groups of 8 channels inside a bottleneck."""
-    block = partial(Bottleneck, groups=groups, widening=groups * group_width / width)
-    return ResNet(block, depths, num_classes, in_channels, stem, width, zero_init_residual)
-
-
-def resnext101_64x4d(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    stem: Stem = "imagenet",
-    width: int = 64,
-    zero_init_residual: bool = False,
-    depths: Sequence[int] = (3, 4, 23, 3),
-    groups: int = 64,
-    group_width: int = 4,
-) -> ResNet:
-    """Build ResNeXt-101 64x4d: in the first stage, 64 groups of 4 channels inside a bottleneck."""
-    block = partial(Bottleneck, groups=groups, widening=groups * group_width / width)
-    return ResNet(block, depths, num_classes, in_channels, stem, width, zero_init_residual)
+    return ResNet(block, num_classes, in_channels, stem, width, zero_init_residual, depths=depths)
 
 
 def wide_resnet50_2(
@@ -397,18 +276,9 @@ def wide_resnet50_2(
 ) -> ResNet:
     """Build wide ResNet-50-2: bottlenecks with twice the channels inside."""
     block = partial(Bottleneck, widening=widening)
-    return ResNet(block, depths, num_classes, in_channels, stem, width, zero_init_residual)
+    return ResNet(block, num_classes, in_channels, stem, width, zero_init_residual, depths=depths)
 
 
-def wide_resnet101_2(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    stem: Stem = "imagenet",
-    width: int = 64,
-    zero_init_residual: bool = False,
-    depths: Sequence[int] = (3, 4, 23, 3),
-    widening: float = 2.0,
-) -> ResNet:
-    """Build wide ResNet-101-2: bottlenecks with twice the channels inside."""
-    block = partial(Bottleneck, widening=widening)
-    return ResNet(block, depths, num_classes, in_channels, stem, width, zero_init_residual)
+resnext101_32x8d = partial(resnext50_32x4d, depths=(3, 4, 23, 3), group_width=8)
+resnext101_64x4d = partial(resnext50_32x4d, depths=(3, 4, 23, 3), groups=64)
+wide_resnet101_2 = partial(wide_resnet50_2, depths=(3, 4, 23, 3))

@@ -14,6 +14,7 @@ Weights: none shipped; torchvision's published files (BSD-3-Clause) load unchang
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
@@ -54,12 +55,12 @@ class VGG(nn.Module):
         self,
         configuration: str,
         batch_norm: bool,
-        num_classes: int,
-        in_channels: int,
-        width: int,
-        head: Head,
-        hidden: int,
-        dropout: float,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        width: int = 64,
+        head: Head = "3-dense",
+        hidden: int = 4096,
+        dropout: float = 0.5,
     ) -> None:
         super().__init__()
         if head not in ("3-dense", "1-dense", "pool"):
@@ -124,97 +125,11 @@ class VGG(nn.Module):
         return Classified(self.classifier(x))  # (B, K)
 
 
-def vgg11(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    width: int = 64,
-    head: Head = "3-dense",
-    hidden: int = 4096,
-    dropout: float = 0.5,
-) -> VGG:
-    """Build VGG-11 (configuration A)."""
-    return VGG("A", False, num_classes, in_channels, width, head, hidden, dropout)
-
-
-def vgg11_bn(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    width: int = 64,
-    head: Head = "3-dense",
-    hidden: int = 4096,
-    dropout: float = 0.5,
-) -> VGG:
-    """Build VGG-11 (configuration A) with batch norm."""
-    return VGG("A", True, num_classes, in_channels, width, head, hidden, dropout)
-
-
-def vgg13(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    width: int = 64,
-    head: Head = "3-dense",
-    hidden: int = 4096,
-    dropout: float = 0.5,
-) -> VGG:
-    """Build VGG-13 (configuration B)."""
-    return VGG("B", False, num_classes, in_channels, width, head, hidden, dropout)
-
-
-def vgg13_bn(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    width: int = 64,
-    head: Head = "3-dense",
-    hidden: int = 4096,
-    dropout: float = 0.5,
-) -> VGG:
-    """Build VGG-13 (configuration B) with batch norm."""
-    return VGG("B", True, num_classes, in_channels, width, head, hidden, dropout)
-
-
-def vgg16(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    width: int = 64,
-    head: Head = "3-dense",
-    hidden: int = 4096,
-    dropout: float = 0.5,
-) -> VGG:
-    """Build VGG-16 (configuration D)."""
-    return VGG("D", False, num_classes, in_channels, width, head, hidden, dropout)
-
-
-def vgg16_bn(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    width: int = 64,
-    head: Head = "3-dense",
-    hidden: int = 4096,
-    dropout: float = 0.5,
-) -> VGG:
-    """Build VGG-16 (configuration D) with batch norm."""
-    return VGG("D", True, num_classes, in_channels, width, head, hidden, dropout)
-
-
-def vgg19(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    width: int = 64,
-    head: Head = "3-dense",
-    hidden: int = 4096,
-    dropout: float = 0.5,
-) -> VGG:
-    """Build VGG-19 (configuration E)."""
-    return VGG("E", False, num_classes, in_channels, width, head, hidden, dropout)
-
-
-def vgg19_bn(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    width: int = 64,
-    head: Head = "3-dense",
-    hidden: int = 4096,
-    dropout: float = 0.5,
-) -> VGG:
-    """Build VGG-19 (configuration E) with batch norm."""
-    return VGG("E", True, num_classes, in_channels, width, head, hidden, dropout)
+vgg11 = partial(VGG, "A", False)
+vgg11_bn = partial(VGG, "A", True)
+vgg13 = partial(VGG, "B", False)
+vgg13_bn = partial(VGG, "B", True)
+vgg16 = partial(VGG, "D", False)
+vgg16_bn = partial(VGG, "D", True)
+vgg19 = partial(VGG, "E", False)
+vgg19_bn = partial(VGG, "E", True)

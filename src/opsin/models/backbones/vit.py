@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -140,15 +141,15 @@ class VisionTransformer(nn.Module):
     def __init__(
         self,
         patch_size: int,
-        num_classes: int,
-        in_channels: int,
-        image_size: tuple[int, int],
-        dim: int,
-        depth: int,
-        num_heads: int,
-        mlp_dim: int,
-        dropout: float,
-        attention_dropout: float,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        image_size: tuple[int, int] = (224, 224),
+        dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_dim: int = 3072,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if dim % num_heads:
@@ -225,86 +226,8 @@ class VisionTransformer(nn.Module):
         return Classified(self.heads(self._tokens(images)[:, 0]))  # (B, K)
 
 
-def vit_b_16(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    image_size: tuple[int, int] = (224, 224),
-    dim: int = 768,
-    depth: int = 12,
-    num_heads: int = 12,
-    mlp_dim: int = 3072,
-    dropout: float = 0.0,
-    attention_dropout: float = 0.0,
-) -> VisionTransformer:
-    """Build ViT-Base with patches of 16 pixels."""
-    return VisionTransformer(
-        16, num_classes, in_channels, image_size, dim, depth, num_heads, mlp_dim, dropout, attention_dropout
-    )
-
-
-def vit_b_32(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    image_size: tuple[int, int] = (224, 224),
-    dim: int = 768,
-    depth: int = 12,
-    num_heads: int = 12,
-    mlp_dim: int = 3072,
-    dropout: float = 0.0,
-    attention_dropout: float = 0.0,
-) -> VisionTransformer:
-    """Build ViT-Base with patches of 32 pixels."""
-    return VisionTransformer(
-        32, num_classes, in_channels, image_size, dim, depth, num_heads, mlp_dim, dropout, attention_dropout
-    )
-
-
-def vit_l_16(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    image_size: tuple[int, int] = (224, 224),
-    dim: int = 1024,
-    depth: int = 24,
-    num_heads: int = 16,
-    mlp_dim: int = 4096,
-    dropout: float = 0.0,
-    attention_dropout: float = 0.0,
-) -> VisionTransformer:
-    """Build ViT-Large with patches of 16 pixels."""
-    return VisionTransformer(
-        16, num_classes, in_channels, image_size, dim, depth, num_heads, mlp_dim, dropout, attention_dropout
-    )
-
-
-def vit_l_32(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    image_size: tuple[int, int] = (224, 224),
-    dim: int = 1024,
-    depth: int = 24,
-    num_heads: int = 16,
-    mlp_dim: int = 4096,
-    dropout: float = 0.0,
-    attention_dropout: float = 0.0,
-) -> VisionTransformer:
-    """Build ViT-Large with patches of 32 pixels."""
-    return VisionTransformer(
-        32, num_classes, in_channels, image_size, dim, depth, num_heads, mlp_dim, dropout, attention_dropout
-    )
-
-
-def vit_h_14(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    image_size: tuple[int, int] = (224, 224),
-    dim: int = 1280,
-    depth: int = 32,
-    num_heads: int = 16,
-    mlp_dim: int = 5120,
-    dropout: float = 0.0,
-    attention_dropout: float = 0.0,
-) -> VisionTransformer:
-    """Build ViT-Huge with patches of 14 pixels."""
-    return VisionTransformer(
-        14, num_classes, in_channels, image_size, dim, depth, num_heads, mlp_dim, dropout, attention_dropout
-    )
+vit_b_16 = partial(VisionTransformer, 16)
+vit_b_32 = partial(VisionTransformer, 32)
+vit_l_16 = partial(VisionTransformer, 16, dim=1024, depth=24, num_heads=16, mlp_dim=4096)
+vit_l_32 = partial(VisionTransformer, 32, dim=1024, depth=24, num_heads=16, mlp_dim=4096)
+vit_h_14 = partial(VisionTransformer, 14, dim=1280, depth=32, num_heads=16, mlp_dim=5120)
