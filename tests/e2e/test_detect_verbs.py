@@ -313,3 +313,19 @@ def test_python(run: Path, place: Path) -> None:
     )  # fmt: skip
     assert again.state["status"] == "done"
     assert [found.id for found in again.bundle.predict([PAGE, PAGE])] == [PAGE, PAGE]
+
+
+def test_predictions_keep_the_ids_of_coco(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    coco.write(shapes(3, seed=5), "numbered")
+    path = Path("numbered/annotations/instances.json")
+    values = json.loads(path.read_text())
+    for one in values["images"] + values["categories"]:
+        one["id"] *= 10
+    for one in values["annotations"]:
+        one |= {"image_id": 10 * one["image_id"], "category_id": 10 * one["category_id"]}
+    path.write_text(json.dumps(values))
+    call(capsys, "predict", "runs/a", str(path), "--coco", "numbered.json")
+    boxes = json.loads(Path("numbered.json").read_text())
+    assert {box["image_id"] for box in boxes} == {10, 20, 30}
+    assert {box["category_id"] for box in boxes} <= {one["id"] for one in values["categories"]}
+    assert {box["category_id"] % 10 for box in boxes} == {0}

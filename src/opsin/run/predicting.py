@@ -422,7 +422,7 @@ def _write_coco(found: Predictions, sources: Sequence[Dataset], path: Path, clas
     """COCO results; pictures and classes keep the ids of the COCO files that they come from."""
     ids: dict[str, int | str] = {}
     numbers = [dict(zip(h.class_names, h.class_ids)) for one in sources for h in one.heads if h.class_ids]
-    same = numbers if all(set(one) == set(class_names) and one == numbers[0] for one in numbers) else []
+    same = numbers if all(set(class_names) <= set(one) and one == numbers[0] for one in numbers) else []
     for source in sources:
         given = source.attributes.get("coco_image_id")
         if given is not None:
