@@ -16,6 +16,7 @@ class Tiny(NamedTuple):
     kwargs: dict[str, Any]
     sizes: tuple[tuple[int, int], ...] = ((32, 32), (40, 32))
     points: int = 0  # of an object, for detectors that have some
+    steps: int = 200  # in which a detector learns a few pictures by heart
 
 
 SMALL = {"backbone": "resnet18", "backbone_kwargs": {"width": 8}}
@@ -103,7 +104,7 @@ TINY: dict[str, Tiny] = {
     "hgnet_v2_b4": Tiny({"width": 0.125, "hidden": 64, "blocks": (1, 1, 1, 1), "layers": 3}, ((64, 64),)),
     "hgnet_v2_b5": Tiny({"width": 0.125, "hidden": 64, "blocks": (1, 1, 2, 1), "layers": 2}, ((64, 64),)),
     "yolox_pico": Tiny({"width": 0.0625}, ((64, 96),)),
-    "yolox_nano": Tiny({"width": 0.125}, ((64, 96),)),
+    "yolox_nano": Tiny({"width": 0.125}, ((64, 96),), steps=500),
     "yolox_tiny": Tiny({"width": 0.125}, ((64, 96),)),
     "yolox_s": Tiny({"width": 0.125, "activation": "relu"}, ((64, 96),)),
     "yolox_m": Tiny({"width": 0.125, "depth": 0.33, "assignment": "tal", "objectness": False}, ((64, 96),)),

@@ -34,7 +34,15 @@ def _by_default(name):
 )
 def test_registered(name):
     tiny = TINY[name]
-    check_detector(name, tiny.kwargs, image_sizes=tiny.sizes, num_points=tiny.points)
+    check_detector(name, tiny.kwargs, image_sizes=tiny.sizes, num_points=tiny.points, overfit_steps=tiny.steps)
+
+
+@pytest.mark.parametrize(
+    "options", [{"reg_max": 8}, {"assignment": "tal", "objectness": False, "class_loss": "varifocal"}, {"l1_weight": 1}]
+)
+def test_options_of_yolox(options):
+    kwargs = {**TINY["yolox_pico"].kwargs, **options}
+    check_detector("yolox_pico", kwargs, in_channels=(3,), image_sizes=((64, 96),), overfit_steps=0, export=False)
 
 
 OTHERS = {

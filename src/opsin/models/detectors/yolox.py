@@ -336,7 +336,7 @@ def decode_boxes(raw: Tensor, places: Tensor) -> Tensor:
     if raw.shape[-1] == 4:
         center, half = (corner + raw[..., :2]) * stride, raw[..., 2:].clamp(max=_LARGEST).exp() * stride / 2
         return torch.cat([center - half, center + half], -1)
-    chances = raw.reshape(*raw.shape[:-1], 4, -1).softmax(-1)
+    chances = raw.reshape(*raw.shape[:-1], 4, raw.shape[-1] // 4).softmax(-1)
     steps = torch.arange(chances.shape[-1], dtype=raw.dtype, device=raw.device)
     distances = (chances * steps).sum(-1) * stride  # (..., L, 4)
     middle = (corner + 0.5) * stride
@@ -628,8 +628,6 @@ class YOLOX(Detector):
         whose = owner[picture, place]
         goal, boxes, places = truth[picture, whose], _single(raw.boxes[picture, place]), raw.places[place]
         worth = score[taken] if self.assignment == "tal" else torch.ones_like(score[taken])
-        count = worth.sum().clamp(min=1.0) if self.assignment == "tal" else worth.sum()
-
         found = {"box": (BOX_LOSSES[self.box_loss](decode_boxes(boxes, places), goal) * worth).sum()}
         if self.reg_max:
             middle, stride = (places[:, :2] + 0.5) * places[:, 2:], places[:, 2:]
@@ -650,7 +648,7 @@ class YOLOX(Detector):
             found["class"] = varifocal(logits, wanted, wanted > 0)
         else:
             found["class"] = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
-        return {name: Part(total, count, self.weights[name]) for name, total in found.items()}
+        return {name: Part(total, worth.sum(), self.weights[name]) for name, total in found.items()}
 
 
 def _one_of(name: str, given: str, known: Any) -> None:
