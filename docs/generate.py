@@ -109,15 +109,16 @@ def settings(section: str, task: str = "classify") -> str:
     """Keys of one section of the settings (`task`: of which task), from the docstrings of their fields."""
     from opsin import recipe
     from opsin.data.box_transforms import DetectAugment
+    from opsin.data.point_settings import PointSettings
     from opsin.data.point_transforms import PointAugment
     from opsin.data.transforms import AugmentSettings
     from opsin.tasks.classify import ClassifySettings, HeadSettings
-    from opsin.tasks.detect import DetectPoints, DetectSettings
-    from opsin.tasks.keypoints import KeypointsSettings, PointSettings
+    from opsin.tasks.detect import DetectSettings
+    from opsin.tasks.keypoints import KeypointsSettings
 
     own = {
         "classify": {"task": ClassifySettings, "task.augment": AugmentSettings, "task.heads": HeadSettings},
-        "detect": {"task": DetectSettings, "task.augment": DetectAugment, "task.points": DetectPoints},
+        "detect": {"task": DetectSettings, "task.augment": DetectAugment, "task.points": PointSettings},
         "keypoints": {"task": KeypointsSettings, "task.augment": PointAugment, "task.points": PointSettings},
     }
     models = {**recipe.SECTIONS, "data.split": recipe.SplitSettings, **own[task]}

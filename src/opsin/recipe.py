@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model, field_validator
 
@@ -25,6 +25,13 @@ class Settings(BaseModel):
     """Base of all settings: unknown keys and wrong types are errors, nothing is converted in silence."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @classmethod
+    def over(cls, base: Settings | Mapping[str, Any], given: Settings | Mapping[str, Any] | None) -> Self:
+        """`base` with what was given on top of it; of settings, only what was set."""
+        known = base.model_dump() if isinstance(base, Settings) else base
+        own = given.model_dump(exclude_unset=True) if isinstance(given, Settings) else given
+        return cls.model_validate({**known, **(own or {})})
 
 
 class SplitSettings(Settings):

@@ -9,12 +9,13 @@ import torch
 from opsin.bundle import _halved
 from opsin.data.dataset import Dataset
 from opsin.data.objects import ObjectColumn, Objects
+from opsin.data.point_settings import PointSettings
 from opsin.data.sources import ArraySource
 from opsin.data.targets import HeadSpec, PointSpec
 from opsin.errors import ConfigError, DataError
 from opsin.run.evaluating import _same_points
 from opsin.task import Geometry, Sample
-from opsin.tasks.detect import Detect, DetectPoints, DetectSettings
+from opsin.tasks.detect import Detect, DetectSettings
 
 
 def _task() -> Detect:
@@ -49,7 +50,7 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
     plain = _task().settings
     with pytest.raises(ConfigError, match=r"task\.thresholds has 2 scores for 1 classes"):
         Detect(plain.model_copy(update={"thresholds": (0.5, 0.5)}))
-    points = DetectPoints(names=("left", "right"))
+    points = PointSettings(names=("left", "right"))
     with pytest.raises(ConfigError, match=r"task\.points\.swaps"):
         Detect(plain.model_copy(update={"flip": True, "points": points}))
     Detect(plain.model_copy(update={"flip": True, "points": points.model_copy(update={"swaps": (1, 0)})}))
@@ -76,3 +77,12 @@ def _with_points(names: tuple[str, ...] | None) -> Dataset:
     head = HeadSpec("objects", "objects", ("a",), points=None if names is None else PointSpec(names))
     pictures = ArraySource(np.zeros((1, 3, 16, 16), np.uint8))
     return Dataset("d", ["p"], pictures, heads=[head], targets={"objects": column})
+
+
+def test_given_points_go_over_those_of_the_data() -> None:
+    spec = PointSpec(("left eye", "right eye", "nose"), skeleton=((0, 2),))
+    found = PointSettings.of(spec, {"sigmas": (0.1, 0.1, 0.2)})
+    assert (found.names, found.swaps, found.skeleton) == (spec.names, (1, 0, 2), ((0, 2),))
+    assert found.sigmas == (0.1, 0.1, 0.2)
+    assert PointSettings.of(spec, PointSettings(swaps=(0, 1, 2))).swaps == (0, 1, 2)
+    assert PointSettings.of(spec, None).names == spec.names

@@ -171,7 +171,7 @@ def predict_files(
         found.table = table or free_path((save or Path()) / "predictions.csv")
         _write_table(found)
     if coco is not None:
-        _write_coco(found, sources, coco, bundle.task.settings.class_names)
+        _write_coco(found, sources, coco, next(iter(bundle.task.classes.values())))
     return found
 
 

@@ -162,9 +162,7 @@ class Classify(Task[ClassifySettings]):
         values.setdefault("pixel_range", tuple(spec.range))
         values.setdefault("flip", _may_flip(values["heads"], small, values["channels"]))
         base = transforms.preset(values.get("augment_preset", "standard"), small=small, flip=values["flip"])
-        own = values.get("augment", {})
-        own = own.model_dump(exclude_unset=True) if isinstance(own, AugmentSettings) else dict(own)
-        values["augment"] = AugmentSettings.model_validate({**base.model_dump(), **own})
+        values["augment"] = AugmentSettings.over(base, values.get("augment"))
         if "mean" not in values or "std" not in values:
             want = ImageSpec(values["channels"], values["pixel_type"], values["pixel_range"])
             mean, std = pixel_statistics(data, indices, want)

@@ -23,6 +23,7 @@ from opsin.data import box_transforms
 from opsin.data.box_transforms import DetectAugment
 from opsin.data.classes import may_mirror, picture_sizes, pixel_statistics, to_spec
 from opsin.data.objects import Objects
+from opsin.data.point_settings import PointSettings
 from opsin.data.resize import stack
 from opsin.data.sampling import repeat_factors
 from opsin.data.target_sheet import target_sheet
@@ -31,7 +32,6 @@ from opsin.layers.normalize import Normalized
 from opsin.metrics import detection_report
 from opsin.metrics.detection import operating_scores
 from opsin.metrics.merging import Method, merge
-from opsin.recipe import Settings
 from opsin.results.detection import SHOWN_POINT, Candidates, Detection
 from opsin.results.rows import Rows
 from opsin.results.section import Mark, Note, Section
@@ -67,18 +67,6 @@ _AFTER_INPUT = {
 }
 
 
-class DetectPoints(Settings):
-    """What the points of an object are; what is not given is taken from the data."""
-
-    names: tuple[str, ...] = ()
-    swaps: tuple[int, ...] = ()
-    """Where each point goes in a mirrored picture."""
-    skeleton: tuple[tuple[int, int], ...] = ()
-    """Pairs that are joined when drawn."""
-    sigmas: tuple[float, ...] = ()
-    """Spread of annotators as a share of the object's size, for OKS."""
-
-
 class DetectSettings(TaskSettings):
     """Settings of the task detect."""
 
@@ -86,7 +74,7 @@ class DetectSettings(TaskSettings):
     """Name of the column with the objects; taken from the data."""
     class_names: tuple[str, ...]
     """Classes; taken from the data."""
-    points: DetectPoints | None = None
+    points: PointSettings | None = None
     """Points of an object; taken from the data."""
     image_size: tuple[int, int]
     """(H, W) that the model gets, multiples of 32; by default as `long_side` and the shape of the pictures say."""
@@ -173,9 +161,7 @@ class Detect(Task[DetectSettings]):
         values["head"] = head.name
         values.setdefault("class_names", tuple(head.class_names))
         if head.points is not None:
-            known = values.get("points") or {}
-            known = known.model_dump(exclude_unset=True) if isinstance(known, DetectPoints) else dict(known)
-            values["points"] = DetectPoints.model_validate({**vars(head.points), **known})
+            values["points"] = PointSettings.of(head.points, values.get("points"))
         if len(data.targets[head.name][indices].objects) == 0:
             raise DataError(f"{data.name}: no picture of the training part has an object in it.")
         if "image_size" not in values:
@@ -185,12 +171,10 @@ class Detect(Task[DetectSettings]):
         values.setdefault("pixel_type", spec.dtype)
         values.setdefault("pixel_range", tuple(spec.range))
         points = values.get("points")
-        swaps = () if points is None else DetectPoints.model_validate(points).swaps
+        swaps = () if points is None else PointSettings.model_validate(points).swaps
         values.setdefault("flip", may_mirror(values["class_names"]) and (points is None or bool(swaps)))
         base = box_transforms.preset(values.get("augment_preset", "standard"), flip=values["flip"])
-        own = values.get("augment", {})
-        own = own.model_dump(exclude_unset=True) if isinstance(own, DetectAugment) else dict(own)
-        values["augment"] = DetectAugment.model_validate({**base.model_dump(), **own})
+        values["augment"] = DetectAugment.over(base, values.get("augment"))
         if "mean" not in values or "std" not in values:
             want = ImageSpec(values["channels"], values["pixel_type"], values["pixel_range"])
             mean, std = pixel_statistics(data, indices, want)

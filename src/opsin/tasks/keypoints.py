@@ -21,7 +21,8 @@ from opsin.data import point_transforms
 from opsin.data.classes import pixel_statistics, to_spec
 from opsin.data.objects import ObjectColumn, Objects
 from opsin.data.per_object import PICTURE, per_object
-from opsin.data.point_names import eyes, swaps_by_name
+from opsin.data.point_names import eyes
+from opsin.data.point_settings import PointSettings
 from opsin.data.point_transforms import PointAugment
 from opsin.data.resize import Interpolation, chain, stack
 from opsin.data.sources import Problem
@@ -29,7 +30,6 @@ from opsin.data.targets import HeadSpec
 from opsin.errors import ConfigError, DataError, UnknownName
 from opsin.layers.normalize import Normalized
 from opsin.metrics import keypoint_report
-from opsin.recipe import Settings
 from opsin.results.keypoints import Keypoints as Result
 from opsin.results.rows import Rows
 from opsin.results.section import Note, Section
@@ -41,18 +41,6 @@ HELP = "find the points of objects: faces, bodies, hands"
 _AFTER_INPUT = {"augment", "augment_preset", "flip", "points", "class_names", "normalize", "eyes"}
 SPREAD = 0.05  # of the input's diagonal: how far a point may move before it counts as another one, for explanations
 TALL = 1.15  # height / width from which a box counts as tall; the inverse for a wide one
-
-
-class PointSettings(Settings):
-    """What the points are; what is not given is taken from the data."""
-
-    names: tuple[str, ...] = ()
-    swaps: tuple[int, ...] = ()
-    """Where each point goes when the picture is mirrored; empty if not known."""
-    skeleton: tuple[tuple[int, int], ...] = ()
-    """Pairs of points that are joined when drawn."""
-    sigmas: tuple[float, ...] = ()
-    """Spread of annotators as a share of the object's size, for OKS; empty if not known."""
 
 
 class KeypointsSettings(TaskSettings):
@@ -133,11 +121,7 @@ class Keypoints(Task[KeypointsSettings]):
         values.setdefault("head", head.name)
         values.setdefault("class_names", tuple(head.class_names))
         assert head.points is not None  # noqa: S101  # _head has looked
-        own = values.get("points", {})
-        own = own.model_dump(exclude_unset=True) if isinstance(own, PointSettings) else dict(own)
-        known = {**vars(head.points), "swaps": head.points.swaps or swaps_by_name(head.points.names)}
-        values["points"] = PointSettings.model_validate({**known, **own})
-        named = values["points"]
+        named = values["points"] = PointSettings.of(head.points, values.get("points"))
         _check_points(data, named)
         if "image_size" not in values:
             values["image_size"] = _size_for(data.targets[head.name][indices].objects)
@@ -159,9 +143,7 @@ class Keypoints(Task[KeypointsSettings]):
         values.setdefault("pixel_type", spec.dtype)
         values.setdefault("pixel_range", tuple(spec.range))
         base = point_transforms.preset(values.get("augment_preset", "standard"))
-        own = values.get("augment", {})
-        own = own.model_dump(exclude_unset=True) if isinstance(own, PointAugment) else dict(own)
-        values["augment"] = PointAugment.model_validate({**base.model_dump(), **own})
+        values["augment"] = PointAugment.over(base, values.get("augment"))
         if "mean" not in values or "std" not in values:
             want = ImageSpec(values["channels"], values["pixel_type"], values["pixel_range"])
             mean, std = pixel_statistics(data, indices, want)
